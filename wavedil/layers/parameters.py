@@ -1,0 +1,176 @@
+"""Parameters: named arrays that are views of one flat buffer, so that an optimizer sees a single vector."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from wavedil.errors import CheckpointError, ConfigError, DTypeError, ShapeError
+
+ALIGNMENT = 64  # bytes: one cache line, and the widest vector register
+
+
+def aligned_zeros(size: int, dtype) -> np.ndarray:
+    """Return a 1-D array of zeros whose first element lies on a 64-byte boundary.
+
+    Parameters
+    ----------
+    size : int
+        Number of elements.
+    dtype : dtype-like
+        Element type.
+
+    Returns
+    -------
+    ndarray, shape (size,)
+    """
+    dtype = np.dtype(dtype)
+    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+class Parameters(Mapping):
+    """A mapping from names to arrays that all lie in one flat buffer.
+
+    Every array starts on a 64-byte boundary. The padding between arrays is zero and must stay zero: norms and
+    updates run over the whole of `flat`, and zeros add nothing to them.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Name and shape of each array, in the order in which they lie in the buffer. All start as zeros.
+    dtype : {"float32", "float64"}
+        One dtype for all of them.
+
+    Attributes
+    ----------
+    flat : ndarray, 1-D
+        The buffer itself.
+    shapes : dict of str to tuple of int
+    offsets : dict of str to int
+        First element of each array in `flat`.
+    dtype : numpy.dtype
+    count : int
+        Number of real elements, padding not counted.
+
+    Examples
+    --------
+    >>> p = Parameters({"weight": (2, 3), "bias": (3,)})
+    >>> p["bias"][...] = 1
+    >>> float(p.flat.sum()), p.count
+    (3.0, 9)
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype="float32"):
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise DTypeError(f"Parameters: dtype must be float32 or float64, got {self.dtype}")
+        if not shapes:
+            raise ConfigError("Parameters: shapes must name at least one array, got none")
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.offsets: dict[str, int] = {}
+        self.count = 0
+        step = ALIGNMENT // self.dtype.itemsize
+        end = 0
+        for name, shape in shapes.items():
+            if not isinstance(name, str) or not name:
+                raise ConfigError(f"Parameters: names must be non-empty strings, got {name!r}")
+            try:
+                dims = tuple(int(n) for n in shape)
+                good = all(n >= 1 and n == given for n, given in zip(dims, shape, strict=True))
+            except (TypeError, ValueError):
+                good = False
+            if not good:
+                raise ShapeError(f"Parameters: the shape of {name} must be positive integers, got {shape!r}")
+            size = int(np.prod(dims, dtype=np.int64))
+            self.shapes[name] = dims
+            self.offsets[name] = end
+            self.count += size
+            end += -(-size // step) * step
+        self.flat = aligned_zeros(end, self.dtype)
+        self._views = {}
+        for name, dims in self.shapes.items():
+            start = self.offsets[name]
+            size = int(np.prod(dims, dtype=np.int64))
+            self._views[name] = self.flat[start : start + size].reshape(dims)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __setitem__(self, name, value):
+        # Without this, `p[name] += v` would end in a bare TypeError after it has already added v to the view.
+        if self._views.get(name) is not value:
+            raise TypeError(f"Parameters: an array is a fixed view, fill it with p[{name!r}][...] = values")
+
+    def __eq__(self, other):
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"Parameters({len(self)} arrays, {self.count} elements, {self.dtype})"
+
+    def like(self) -> "Parameters":
+        """Return zeros in the same layout, for gradients and moments."""
+        return Parameters(self.shapes, self.dtype)
+
+    def copy(self) -> "Parameters":
+        """Return a copy that shares no memory with this one."""
+        other = self.like()
+        other.flat[:] = self.flat
+        return other
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Copy values in; names, shapes and dtypes must all agree, else nothing is changed.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+
+        Raises
+        ------
+        CheckpointError
+            Names are missing or unknown.
+        ShapeError, DTypeError
+            An array has another shape or dtype.
+        """
+        missing = [name for name in self if name not in arrays]
+        unknown = [name for name in arrays if name not in self._views]
+        if missing or unknown:
+            raise CheckpointError(
+                f"Parameters.load: expected {len(self)} names, missing: {_few(missing)}; unknown: {_few(unknown)}"
+            )
+        for name, view in self.items():
+            value = np.asarray(arrays[name])
+            if value.shape != view.shape:
+                raise ShapeError(f"Parameters.load: {name} must be {view.shape}, got {value.shape}")
+            if value.dtype != self.dtype:
+                raise DTypeError(f"Parameters.load: {name} must be {self.dtype}, got {value.dtype}")
+        for name, view in self.items():
+            view[...] = arrays[name]
+
+    def element_mask(self) -> np.ndarray:
+        """Return a boolean array over `flat`: True where an element is real, False in the padding."""
+        mask = np.zeros(self.flat.size, dtype=bool)
+        for name, view in self.items():
+            start = self.offsets[name]
+            mask[start : start + view.size] = True
+        return mask
+
+
+def _few(names: list[str]) -> str:
+    """Name the first few of many."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return (", ".join(names[:4]) + more) or "none"
