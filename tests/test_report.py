@@ -1,0 +1,102 @@
+"""The pictures: right data on right axes, readable labels, no display and no global state."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from wavedil import report
+from wavedil.errors import DataError
+
+YARDSTICKS = {"uniform": 8.0, "order-0 entropy": 7.66, "FLAC": 6.30, "order-1 entropy": 6.22}
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that a call draws, as they are just before they are saved."""
+    drawn = []
+    save = report._save
+    monkeypatch.setattr(report, "_save", lambda figure, path: (drawn.append(figure), save(figure, path))[1])
+    return drawn
+
+
+def is_png(path):
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_loss_curve_shows_all_series_and_labels(tmp_path, figures):
+    train = [(step, 8.0 - step / 50) for step in range(1, 101)]
+    validation = [(50, 7.2), (100, 6.1)]
+    path = report.loss_curve(tmp_path / "loss.png", train, validation, YARDSTICKS, title="tiny: 100 steps")
+    assert is_png(path)
+    (axes,) = figures[0].axes
+    raw, smooth, held_out, *horizontal = axes.lines
+    assert np.array_equal(raw.get_xydata(), np.array(train))
+    assert np.array_equal(held_out.get_xydata(), np.array(validation))
+    assert [line.get_ydata()[0] for line in horizontal] == list(YARDSTICKS.values())
+    assert len(smooth.get_ydata()) == 100
+    assert abs(smooth.get_ydata()[-1] - raw.get_ydata()[-1]) < 0.2
+    assert "bits per sample" in axes.get_ylabel()
+    texts = [text.get_text() for text in axes.texts]
+    assert any(text.startswith("validation 6.10") for text in texts)
+    assert all(any(text.startswith(name) for text in texts) for name in YARDSTICKS)
+
+
+def test_loss_curve_keeps_close_labels_apart(tmp_path, figures):
+    report.loss_curve(tmp_path / "loss.png", [(1, 6.25), (2, 6.25)], [(2, 6.24)], YARDSTICKS)
+    (axes,) = figures[0].axes
+    low, high = axes.get_ylim()
+    heights = sorted(text.xy[1] for text in axes.texts)
+    assert min(np.diff(heights)) >= 0.044 * (high - low)
+
+
+@pytest.mark.parametrize("train", [[(1, 8.0)], [(1, 8.0), (2, float("nan"))], [(1, float("nan"))]])
+def test_loss_curve_survives_short_and_diverged_runs(tmp_path, train):
+    assert is_png(report.loss_curve(tmp_path / "loss.png", train))
+
+
+def test_loss_curve_without_steps_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="at least one"):
+        report.loss_curve(tmp_path / "loss.png", [])
+
+
+def test_spectrogram_puts_a_tone_at_its_frequency_and_level(tmp_path, figures):
+    rate = 8000
+    tone = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)
+    path = report.spectrogram_page(tmp_path / "s.png", [("real", tone), ("generated", 0.1 * tone[: rate // 2])], rate)
+    assert is_png(path)
+    top, bottom = figures[0].axes[:2]
+    assert (top.get_title(loc="left"), bottom.get_title(loc="left")) == ("real", "generated")
+    assert top.get_xlim() == bottom.get_xlim() == (0.0, 1.0)
+    assert "Hz" in top.get_ylabel() and "(s)" in bottom.get_xlabel()
+    levels = [axes.images[0].get_array()[:, 60] for axes in (top, bottom)]
+    for level, axes in zip(levels, (top, bottom), strict=True):
+        assert axes.images[0].get_extent()[2:] == [0.0, 4000.0]
+        assert abs(np.argmax(level) * 4000 / (len(level) - 1) - 1000) < 4000 / len(level)
+    assert abs(levels[0].max()) < 1.0
+    assert abs(levels[1].max() + 20.0) < 1.0  # a tenth of the amplitude, on the same scale
+    assert top.images[0].get_clim() == bottom.images[0].get_clim()
+
+
+@pytest.mark.parametrize("samples", [[0.0], [0.0] * 5])
+def test_spectrogram_of_very_short_or_silent_clips(tmp_path, samples):
+    assert is_png(report.spectrogram_page(tmp_path / "s.png", [("real", samples)], 8000))
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [([], "at least one"), ([("real", [])], "n >= 1"), ([("real", [[0.0]])], "shape"), ([("x", [np.nan])], "finite")],
+)
+def test_spectrogram_of_bad_clips_is_an_error(tmp_path, clips, message):
+    with pytest.raises(DataError, match=message):
+        report.spectrogram_page(tmp_path / "s.png", clips, 8000)
+
+
+def test_drawing_needs_no_display_and_never_loads_pyplot(tmp_path):
+    code = (
+        "import sys; from wavedil import report; assert 'matplotlib' not in sys.modules\n"
+        f"report.loss_curve({str(tmp_path / 'loss.png')!r}, [(1, 8.0)])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", "HOME": str(tmp_path)}, timeout=60)
