@@ -1,0 +1,158 @@
+"""Vector instructions for one float type, written through LLVM.
+
+Generic vector types (``<8 x float>``) become SSE, AVX, AVX-512 or NEON instructions alike. ``llvm.fmuladd`` is
+one fused instruction where the machine has it, and a product and a sum elsewhere (``llvm.fma`` would call a
+library routine there).
+"""
+
+from contextlib import contextmanager
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from wavedil.kernels import host
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+class Emitter:
+    """Emits instructions on vectors of ``lanes`` elements of a Numba float type through an LLVM builder."""
+
+    def __init__(self, builder, dtype):
+        self.builder = builder
+        self.bits = dtype.bitwidth
+        self.element = ir.FloatType() if self.bits == 32 else ir.DoubleType()
+        self.integer = ir.IntType(self.bits)
+        self.lanes = host.vector_bytes() * 8 // self.bits
+        self.width = 2 * self.lanes
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self.integers = ir.VectorType(self.integer, self.lanes)
+
+    # values -------------------------------------------------------------------------------------------
+    def const(self, value):
+        return ir.Constant(self.vector, [value] * self.lanes)
+
+    def whole(self, value):
+        """Constant vector of integers."""
+        return ir.Constant(self.integers, [value] * self.lanes)
+
+    def splat(self, scalar):
+        """The same element in every lane."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    # memory -------------------------------------------------------------------------------------------
+    def at(self, pointer, *offsets):
+        """Pointer to the element at the sum of the offsets (Python or LLVM integers)."""
+        for offset in offsets:
+            if isinstance(offset, int):
+                if offset == 0:
+                    continue
+                offset = ir.Constant(I64, offset)
+            pointer = self.builder.gep(pointer, [offset])
+        return pointer
+
+    def load(self, pointer):
+        value = self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()))
+        value.align = self.bits // 8
+        return value
+
+    def store(self, value, pointer):
+        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer())).align = self.bits // 8
+
+    def broadcast(self, pointer):
+        return self.splat(self.builder.load(pointer))
+
+    # arithmetic ---------------------------------------------------------------------------------------
+    def _call(self, name, *operands):
+        name = f"llvm.{name}.v{self.lanes}f{self.bits}"
+        function = ir.FunctionType(self.vector, [self.vector] * len(operands))
+        return self.builder.call(self.builder.module.declare_intrinsic(name, (), function), operands)
+
+    def fma(self, x, y, z):
+        """x * y + z"""
+        return self._call("fmuladd", x, y, z)
+
+    def floor(self, x):
+        return self._call("floor", x)
+
+    def add(self, x, y):
+        return self.builder.fadd(x, y)
+
+    def sub(self, x, y):
+        return self.builder.fsub(x, y)
+
+    def mul(self, x, y):
+        return self.builder.fmul(x, y)
+
+    def div(self, x, y):
+        return self.builder.fdiv(x, y)
+
+    def select(self, condition, x, y):
+        return self.builder.select(condition, x, y)
+
+    def polynomial(self, x, coefficients):
+        """Horner's rule; the coefficient of the highest power comes first."""
+        value = self.const(coefficients[0])
+        for coefficient in coefficients[1:]:
+            value = self.fma(value, x, self.const(coefficient))
+        return value
+
+    def clamp(self, x, low, high):
+        """x within [low, high]; the compares are unordered, so that NaN stays NaN."""
+        x = self.select(self.builder.fcmp_unordered(">", self.const(high), x), x, self.const(high))
+        return self.select(self.builder.fcmp_unordered("<", self.const(low), x), x, self.const(low))
+
+    def positive(self, test, value):
+        """value where test > 0 (or is NaN), else 0: the forward and the backward pass of a ReLU."""
+        return self.select(self.builder.fcmp_unordered(">", test, self.const(0.0)), value, self.const(0.0))
+
+    def power_of_two(self, k):
+        """2 ** k for a vector of whole numbers within the exponent's range."""
+        bias, mantissa = (127, 23) if self.bits == 32 else (1023, 52)
+        exponent = self.builder.add(self.builder.fptosi(k, self.integers), self.whole(bias))
+        return self.builder.bitcast(self.builder.shl(exponent, self.whole(mantissa)), self.vector)
+
+    # reductions and loops -----------------------------------------------------------------------------
+    def fold(self, value, combine):
+        """Combine the lanes, halves with halves, to one element."""
+        lanes = self.lanes
+        while lanes > 1:
+            lanes //= 2
+            halves = [
+                self.builder.shuffle_vector(
+                    value,
+                    ir.Constant(value.type, ir.Undefined),
+                    ir.Constant(ir.VectorType(I32, lanes), list(range(start, start + lanes))),
+                )
+                for start in (0, lanes)
+            ]
+            value = combine(*halves)
+        return self.builder.extract_element(value, ir.Constant(I32, 0))
+
+    def variable(self, value):
+        """A variable that holds a vector; LLVM keeps it in a register."""
+        slot = cgutils.alloca_once(self.builder, value.type)
+        self.builder.store(value, slot)
+        return slot
+
+    def get(self, slot):
+        return self.builder.load(slot)
+
+    def set(self, slot, value):
+        self.builder.store(value, slot)
+
+    @contextmanager
+    def loop(self, count):
+        """``for index in range(count)``; yields the index."""
+        with cgutils.for_range(self.builder, count, intp=I64) as loop:
+            yield loop.index
+
+
+def fields(builder, value):
+    """The fields of a tuple that arrived as an LLVM value."""
+    kind = value.type
+    count = kind.count if isinstance(kind, ir.ArrayType) else len(kind.elements)
+    return [builder.extract_value(value, k) for k in range(count)]

@@ -1,0 +1,46 @@
+"""How every CPU kernel is compiled: one decorator, one set of floating-point liberties, one cache.
+
+``FASTMATH`` leaves out ``nnan`` and ``ninf``, so that a diverging training shows, and ``reassoc``, so that the
+order of a sum is the one that is written. Kernels release the interpreter lock and never use Numba's own
+thread pool (see ``pool``).
+
+Numba's disk cache notices an edit to the file of a kernel, but not one to the file of a kernel that it calls.
+Here the stamp of a cached kernel is a hash over all of ``wavedil/kernels`` and the kernel's own folder. If no
+folder for the cache can be written to, kernels are compiled anew in each process.
+"""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from numba import njit
+
+FASTMATH = {"contract", "nsz", "arcp"}
+
+
+@cache
+def source_stamp(folder: Path) -> bytes:
+    """Hash of the Python sources in a folder and in ``wavedil/kernels``."""
+    digest = hashlib.sha256()
+    for path in sorted({*Path(__file__).parent.glob("*.py"), *folder.glob("*.py")}):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.digest()
+
+
+def jit(function):
+    """Compile a kernel: ``nogil``, cached on disk by content."""
+    dispatcher = njit(nogil=True, fastmath=FASTMATH)(function)
+    try:
+        dispatcher.enable_caching()
+        dispatcher._cache._cache_file._source_stamp = source_stamp(Path(function.__code__.co_filename).parent)
+    except (RuntimeError, OSError, AttributeError):
+        # No folder can be written to (RuntimeError, OSError), or Numba changed its private names
+        # (AttributeError): without a cache kernels are slower to start, and never stale.
+        dispatcher._cache = _no_cache()
+    return dispatcher
+
+
+def _no_cache():
+    from numba.core.caching import NullCache
+
+    return NullCache()

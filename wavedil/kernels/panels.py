@@ -1,0 +1,149 @@
+"""The one layout of every matrix inside a kernel: panels.
+
+A matrix ``M`` of ``n`` rows and ``N`` columns is cut into panels of ``W`` columns, each stored row after row::
+
+    P[p, r, w] = M[r, p * W + w]        shape (N / W, n, W), columns beyond N are zero
+
+with ``W`` two vector registers wide (16 columns of float32 on AVX2). Activations (rows are time steps) and
+weights (rows are inputs) share it. What it buys: a tile of a product stores its results to consecutive
+addresses; the right operand of a product is read in the order in which it lies; a dilated tap is the same
+panel some rows earlier; channel counts that are no multiple of ``W`` cost zeros, not special cases; and power of
+two strides, which fight over the same cache sets, do not arise.
+
+A ``View`` says where a matrix begins and how to step: ``data[r * row + p * panel + w]``. An ordinary
+row-major array is a view too: its panels lie side by side (``panel = W``). A step of zero repeats a row.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from wavedil.kernels import host
+from wavedil.kernels.jit import jit
+
+View = namedtuple("View", "data row panel")
+
+
+def panels_of(columns: int, dtype) -> int:
+    """Number of panels that hold so many columns."""
+    return -(-columns // host.width(dtype))
+
+
+def whole_tiles(rows: int) -> int:
+    """The rows, rounded up to whole register tiles."""
+    return -(-rows // host.tile_rows()) * host.tile_rows()
+
+
+def aligned_zeros(shape, dtype) -> np.ndarray:
+    """Zeros that begin on a cache line."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape))
+    raw = np.zeros(count + 64 // dtype.itemsize, dtype)
+    begin = -raw.ctypes.data % 64 // dtype.itemsize
+    return raw[begin : begin + count].reshape(shape)
+
+
+@intrinsic
+def address(typing, array, offset):
+    """Pointer to an element of a one-dimensional contiguous array, counted in elements.
+
+    It holds no reference: the array must outlive it, so take it of arguments only.
+    """
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.gep(data, [args[1]])
+
+    return types.CPointer(array.dtype)(array, types.int64), codegen
+
+
+@intrinsic
+def beyond(typing, pointer, offset):
+    """The pointer, so many elements further."""
+    return pointer(pointer, types.int64), lambda context, builder, signature, args: builder.gep(args[0], [args[1]])
+
+
+@intrinsic
+def width_of(typing, pointer):
+    """Columns of a panel of this float type: a constant."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(ir.IntType(64), host.width(f"f{pointer.dtype.bitwidth // 8}"))
+
+    return types.int64(pointer), codegen
+
+
+@intrinsic
+def zero_memory(typing, pointer, count):
+    """Set so many elements to zero."""
+
+    def codegen(context, builder, signature, args):
+        size = ir.Constant(ir.IntType(64), pointer.dtype.bitwidth // 8)
+        cgutils.memset(builder, args[0], builder.mul(args[1], size), 0)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64), codegen
+
+
+@jit
+def panel_view(array, at, rows):
+    """View of a panel matrix with so many rows, which begins at an element of a one-dimensional array."""
+    data = address(array, at)
+    w = width_of(data)
+    return View(data, w, rows * w)
+
+
+@jit
+def down(view, rows):
+    """The view, begun so many rows lower (or higher, if negative)."""
+    return View(beyond(view.data, rows * view.row), view.row, view.panel)
+
+
+@jit
+def right(view, panels):
+    """The view, begun so many panels to the right."""
+    return View(beyond(view.data, panels * view.panel), view.row, view.panel)
+
+
+@jit
+def zero_rows(view, rows, panels):
+    """view[:rows] = 0"""
+    w = width_of(view.data)
+    for p in range(panels):
+        for r in range(rows):
+            zero_memory(beyond(view.data, p * view.panel + r * view.row), w)
+
+
+@jit
+def pack(source, target, rows):
+    """Fill a panel matrix ``target (panels, >= rows, W)`` from ``source (n, N)``, with n <= rows."""
+    panels, _, width = target.shape
+    n, columns = source.shape
+    for p in range(panels):
+        first = p * width
+        filled = min(width, columns - first)
+        for r in range(n):
+            for w in range(filled):
+                target[p, r, w] = source[r, first + w]
+            for w in range(filled, width):
+                target[p, r, w] = 0
+        for r in range(n, rows):
+            for w in range(width):
+                target[p, r, w] = 0
+
+
+@jit
+def unpack(source, target):
+    """Fill ``target (n, N)`` from a panel matrix ``source (panels, >= n, W)``."""
+    width = source.shape[2]
+    n, columns = target.shape
+    for p in range(source.shape[0]):
+        first = p * width
+        filled = min(width, columns - first)
+        for r in range(n):
+            for w in range(filled):
+                target[r, first + w] = source[p, r, w]
