@@ -1,0 +1,528 @@
+"""The command line: train, generate, info.
+
+Exit codes: 0 done, 1 something was wrong (one line on stderr says what), 2 wrong usage, 130 interrupted (and saved).
+What a command needs beyond typer and rich is imported when it runs, so that `--help` answers at once.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from wavedil import settings as settings_module
+from wavedil.errors import CheckpointError, ConfigError, WavedilError
+
+Preset = StrEnum("Preset", {name: name for name in settings_module.PRESETS})
+SAMPLE_SECONDS = 2.0
+SAMPLE_TEMPERATURE = 0.9
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Train WaveNets on speech, and hear them, with nothing but NumPy and Numba.")
+
+
+def main() -> None:
+    """The entry point of the `wavedil` script."""
+    app()
+
+
+# ---- train ---------------------------------------------------------------------------------------------------------
+@app.command()
+def train(
+    folder: Annotated[Path | None, typer.Argument(help="Folder with audio (searched through all its subfolders). "
+                                                       "Without it: the speech that comes with wavedil.",
+                                                  show_default=False)] = None,
+    preset: Annotated[Preset | None, typer.Option(
+        help=f"tiny: seconds; small: minutes; base: hours. \\[default: {settings_module.DEFAULT_PRESET}]",
+        show_default=False)] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the tables \\[model], \\[train], \\[data]; "
+                                                     "overrides the preset.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)] = None,
+    minutes: Annotated[float | None, typer.Option(
+        min=0.0, help="Stop after this time at the latest. The run then depends on the machine's speed.",
+        show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/PRESET-DATE-TIME]",
+                                             show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights and batches. \\[default: 0]",
+                                             show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result does not depend on it. "
+                                                            "\\[default: all cores]", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Train a WaveNet on speech; the run folder then holds the model, the curves and a sample to listen to."""
+    with _errors():
+        options = {"folder": folder, "preset": preset, "config": config, "seed": seed}
+        if resume:
+            given = [name for name, value in options.items() if value is not None]
+            if out is None:
+                raise typer.BadParameter("--resume needs the run folder: --out RUN --resume")
+            if given:
+                raise typer.BadParameter(f"--resume goes on with the run's own settings; leave out: {', '.join(given)}")
+            run, wanted = out, None
+        else:
+            wanted = _settings(**options, steps=steps)
+            name = config.stem if config else preset or settings_module.DEFAULT_PRESET
+            run = out or Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+            _check_new_run(run)
+        _train(Console(), run, wanted, steps, minutes, threads)
+
+
+def _settings(folder=None, preset=None, config=None, seed=None, steps=None):
+    layers = [settings_module.preset(preset or settings_module.DEFAULT_PRESET)]
+    if config:
+        layers.append(settings_module.read_toml(config))
+    if folder:
+        layers.append(("FOLDER", {"data": {"folder": os.fspath(folder)}}))
+    if seed is not None:
+        layers.append(("--seed", {"train": {"seed": seed}}))
+    if steps is not None:
+        layers.append(("--steps", {"train": {"steps": steps}}))
+    return settings_module.from_tables(*layers)
+
+
+def _check_new_run(run):
+    """Say no before the long work begins."""
+    for part in (run, *run.parents):
+        if part.exists() and not part.is_dir():
+            raise ConfigError(f"cannot make the run folder {run}: {part} is not a folder")
+    if run.exists() and any(run.iterdir()):
+        raise ConfigError(f"{run} is not empty: choose another --out, or go on with it: "
+                          f"{_command('train', '--out', run, '--resume')}")
+
+
+def _train(console, run, wanted, steps, minutes, threads):
+    import wavedil as wd
+
+    about = None
+    if wanted is None:
+        about = _read_run(run)
+        wanted = settings_module.from_tables((f"{run / 'config.json'}", about["settings"]))
+    data = _open_data(wd, wanted.data)
+    validation = data.validation_clips()
+    yardsticks = wd.audio.yardsticks(data.train_clips(), validation, data.sample_rate) if validation else None
+    _say(console, "Data", style="bold")
+    for line in data.audit.lines():
+        _say(console, f"  {line}")
+    if yardsticks:
+        _say(console, "  yardsticks, bits/sample of the validation clips: "
+                      + ", ".join(f"{name} {value:.2f}" for name, value in _named(yardsticks).items()))
+    else:
+        _say(console, "  no clip is held out: there will be no validation")
+
+    if about is None:
+        trainer = _new_trainer(wd, wanted, data, validation, run, threads)
+        about = {"settings": wanted.to_dict(), "speakers": list(data.speakers or ()), "reproducible": True,
+                 "yardsticks": dataclasses.asdict(yardsticks) if yardsticks else None}
+        total = wanted.train.steps
+    else:
+        trainer = wd.Trainer.resume(run, data, validation=data if validation else None, threads=threads)
+        total = steps or wanted.train.steps
+        if trainer.step >= total:
+            raise ConfigError(f"{run} has done its {trainer.step} steps; to train longer: "
+                              + _command("train", "--out", run, "--resume", "--steps", 2 * trainer.step))
+    if minutes is not None:
+        about["reproducible"] = False
+    _write_run(run, about)
+    model = trainer.model
+    _say(console, "Model", style="bold")
+    _say(console, f"  {model.params.count:,} parameters, {len(model.config.dilations)} blocks, each output sample sees "
+                  f"{model.receptive_field:,} input samples ({_ms(model.receptive_field, data.sample_rate)})")
+    _say(console, f"Training in {run}: "
+                  + (f"steps {trainer.step + 1} to {total}" if trainer.step else f"{total} steps")
+                  + f" of {wanted.train.batch * wanted.train.accumulate} x {wanted.train.window:,} samples; "
+                  "Ctrl-C saves and stops", style="bold")
+    with _Display(console, total) as display, _Stop() as stop, contextlib.suppress(_Stopped):
+        def on_step(progress):
+            display.update(progress)
+            if stop.asked:
+                raise _Stopped
+
+        trainer.fit(steps=total - trainer.step, minutes=minutes, on_step=on_step)
+    trainer.save(run)
+    if stop.asked:
+        _say(console, f"Stopped at step {trainer.step} of {total}; everything is saved. To go on:\n  "
+                      + _command("train", "--out", run, "--resume"))
+        raise typer.Exit(130)
+    if trainer.step < total:
+        reason = "the time that --minutes gave is over" if minutes is not None else "validation no longer improves"
+        _say(console, f"Stopped at step {trainer.step} of {total}: {reason}.")
+    _finish(console, run, about, data, validation, trainer)
+
+
+def _open_data(wd, wanted):
+    if wanted.folder:
+        return wd.audio.ClipFolder(wanted.folder, wanted.sample_rate, validation=wanted.validation, seed=wanted.seed,
+                                   speakers="folders" if wanted.speakers else None)
+    return wd.audio.bundled_clips(sample_rate=wanted.sample_rate)
+
+
+def _new_trainer(wd, wanted, data, validation, run, threads):
+    voices = len(data.speakers or ())
+    config = wd.WaveNetConfig.from_dict({**wanted.model, "sample_rate": data.sample_rate, "speakers": voices})
+    t = wanted.train
+    model = wd.WaveNet(config, seed=t.seed, recompute=t.recompute, threads=threads)
+    if t.optimizer == "sgd":
+        optimizer = wd.SGD(t.learning_rate, momentum=0.9)
+    elif t.optimizer == "adam":
+        optimizer = wd.Adam(t.learning_rate)
+    else:
+        optimizer = wd.AdamW(t.learning_rate, weight_decay=t.weight_decay)
+    schedule = {"cosine": lambda: wd.schedules.cosine(t.steps, warmup=t.warmup, final=t.final),
+                "exponential": lambda: wd.schedules.exponential(t.steps, warmup=t.warmup, final=t.final),
+                "constant": lambda: wd.schedules.constant(warmup=t.warmup)}[t.schedule]()
+    return wd.Trainer(model, data, optimizer=optimizer, batch=t.batch, window=t.window, seed=t.seed,
+                      schedule=schedule, clip=t.clip or None, ema=t.ema or None, accumulate=t.accumulate,
+                      validation=data if validation else None, validate_every=t.validate_every,
+                      patience=t.patience or None, folder=run)
+
+
+def _finish(console, run, about, data, validation, trainer):
+    """Sample, pictures and the last lines."""
+    from wavedil import report
+    from wavedil.audio import mulaw_decode
+
+    metrics = read_metrics(run / "metrics.jsonl")
+    train = [(row["step"], row["loss_bits"]) for row in metrics if row.get("loss_bits") is not None]
+    held_out = [(row["step"], row["validation_bits"]) for row in metrics if row.get("validation_bits") is not None]
+    yardsticks = _named(about["yardsticks"]) if about["yardsticks"] else {}
+    report.loss_curve(run / "loss.png", train, held_out, yardsticks, title=f"{run.name}: {trainer.step} steps")
+
+    speaker = 0 if about["speakers"] else None
+    generated = _generate(console, run, SAMPLE_SECONDS, SAMPLE_TEMPERATURE, 0, speaker, run / "sample.wav")
+    voice = f", voice {about['speakers'][speaker]}" if speaker is not None else ""
+    clips = [clip for clip in validation or data.train_clips() if clip[2] == speaker] or data.train_clips()
+    wanted_length = SAMPLE_SECONDS * data.sample_rate
+    name, codes, _ = min(clips, key=lambda clip: abs(len(clip[1]) - wanted_length))
+    report.spectrogram_page(
+        run / "spectrogram.png",
+        [(f"real: {name}", mulaw_decode(codes)),
+         (f"generated: temperature {SAMPLE_TEMPERATURE}, seed 0{voice}", generated)],
+        data.sample_rate, title=f"{run.name}: {trainer.step} steps")
+
+    _say(console, "What was learned", style="bold")
+    if held_out:
+        _say(console, "  " + verdict(held_out[-1][1], about["yardsticks"]))
+    else:
+        _say(console, f"  {train[-1][1]:.2f} bits for each sample of the training clips; no clip was held out, so it "
+                      "is unknown how much of that holds for other speech.")
+    _say(console, f"In {run}", style="bold")
+    _say(console, "  sample.wav       two seconds that the model made up: listen to it\n"
+                  "  spectrogram.png  a real clip above it\n"
+                  "  loss.png         the curves; metrics.jsonl has the figures\n"
+                  "  model.safetensors, trainer.safetensors, config.json")
+    _say(console, "What to try next", style="bold")
+    out = run / "more.wav"
+    suggestions = [
+        ("another sample", _command("generate", run, "--seconds", 4, "--temperature", 0.8, "--seed", 1, "-o", out)),
+        ("what the model is made of", _command("info", run)),
+        ("train it longer", _command("train", "--out", run, "--resume", "--steps", 2 * trainer.step)),
+        ("a larger model (hours)", _command("train", "--preset", "base")),
+        ("your own recordings", _command("train", "FOLDER")),
+    ]
+    if len(about["speakers"]) > 1:
+        suggestions.insert(1, ("the other voice", _command("generate", run, "--speaker", about["speakers"][1],
+                                                           "-o", out.with_stem("other"))))
+    for what, command in suggestions:
+        _say(console, f"  {what + ':':27}{command}")
+
+
+def verdict(bits: float, yardsticks: dict) -> str:
+    """What a validation loss means, in a sentence for a newcomer."""
+    order0, order1 = yardsticks["order0"], yardsticks["order1"]
+    text = f"For each sample of speech that it never heard, the model needs {bits:.2f} bits. "
+    if bits >= order0:
+        return text + (f"Knowing how often each value occurs, and nothing else, needs {order0:.2f}: it has not learned "
+                       "anything about speech yet; train longer.")
+    if bits >= order1:
+        return text + (f"That is less than {order0:.2f}, for knowing how often each value occurs, but not yet less "
+                       f"than {order1:.2f}, for knowing the sample before; train longer.")
+    return text + (f"Knowing the sample before (order-1) needs {order1:.2f}, FLAC {yardsticks['flac']:.2f}, knowing "
+                   f"nothing 8.00: it has learned {order1 - bits:.2f} bits more per sample than neighbours tell.")
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl in order of steps; after a resume the later row of a step counts."""
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a kill may leave half a line
+            row = json.loads(line)
+            rows[row["step"]] = {**rows.get(row["step"], {}), **row}
+    return [rows[step] for step in sorted(rows)]
+
+
+# ---- generate ------------------------------------------------------------------------------------------------------
+@app.command()
+def generate(
+    run: Annotated[Path, typer.Argument(help="Run folder of `wavedil train`.")],
+    seconds: Annotated[float, typer.Option(min=0.001, help="Length.")] = SAMPLE_SECONDS,
+    temperature: Annotated[float, typer.Option(min=0.0, help="1 draws as the model believes; less is calmer, 0 takes "
+                                                             "the likeliest.")] = SAMPLE_TEMPERATURE,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same sound.")] = 0,
+    speaker: Annotated[str | None, typer.Option(help="Voice, for a model of several.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="WAV or FLAC file. \\[default: RUN/generated.wav]",
+                                             show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. \\[default: all cores]",
+                                                show_default=False)] = None,
+) -> None:
+    """Let a trained model make sound."""
+    with _errors():
+        voices = _read_run(run)["speakers"]
+        if speaker is not None and speaker not in voices:
+            raise ConfigError(f"speaker must be one of {', '.join(voices)}, got {speaker!r}" if voices else
+                              f"--speaker {speaker}: this model has only one voice")
+        index = voices.index(speaker) if speaker else 0 if voices else None
+        console, out = Console(), out or run / "generated.wav"
+        _generate(console, run, seconds, temperature, seed, index, out, threads)
+        _say(console, f"Wrote {out}")
+
+
+def _generate(console, run, seconds, temperature, seed, speaker, out, threads=None):
+    import wavedil as wd
+
+    model = wd.load(run / "model.safetensors", threads=threads)
+    rate = model.config.sample_rate
+    n = max(1, round(seconds * rate))
+    columns = TextColumn("Generating"), BarColumn(bar_width=None), TextColumn("{task.percentage:3.0f}%")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=n)
+        codes = model.generate(n, seed=seed, temperature=temperature, speaker=speaker,
+                               progress=lambda done, total: bar.update(task, completed=done, total=total))
+    sound = wd.audio.mulaw_decode(codes[0])
+    wd.audio.write_audio(out, sound, rate)
+    return sound
+
+
+# ---- info ----------------------------------------------------------------------------------------------------------
+@app.command()
+def info(
+    run: Annotated[Path | None, typer.Argument(help="Run folder of `wavedil train`.", show_default=False)] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Show a preset.", show_default=False)] = None,
+    config: Annotated[Path | None, typer.Option(help="Show what a TOML file describes.", show_default=False)] = None,
+) -> None:
+    """Show a model: parameters, receptive field, layers, arithmetic and memory."""
+    with _errors():
+        if run is not None and (preset or config):
+            raise typer.BadParameter("give a run folder, or --preset and --config, not both")
+        if run is not None:
+            about = _read_run(run)
+            wanted = settings_module.from_tables((f"{run / 'config.json'}", about["settings"]))
+            voices = len(about["speakers"])
+        else:
+            wanted = _settings(preset=preset, config=config)
+            voices = 2 if not wanted.data.folder else 0
+        _info(Console(), wanted, voices)
+
+
+def _info(console, wanted, voices):
+    import wavedil as wd
+
+    config = wd.WaveNetConfig.from_dict({**wanted.model, "sample_rate": wanted.data.sample_rate, "speakers": voices})
+    rate = config.sample_rate
+    model = wd.WaveNet(config, recompute=wanted.train.recompute)
+    sizes = {name: int(array.size) for name, array in model.params.items()}
+    layers = [("input", "embedding", 1)]
+    field = 1
+    for i, dilation in enumerate(config.dilations):
+        field += (config.kernel_size - 1) * dilation
+        layers.append((f"blocks.{i}", f"dilation {dilation}", field))
+    layers += [("head.0", "1 x 1", field), ("head.1", "1 x 1", field)]
+    if voices:
+        layers.insert(0, ("speaker", f"{voices} voices", 1))
+    table = Table("layer", "what", Text("sees samples"), Text("= ms"), "parameters", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for name, what, seen in layers:
+        count = sum(size for key, size in sizes.items() if key.startswith(f"{name}."))
+        table.add_row(name, what, f"{seen:,}", f"{1000 * seen / rate:.1f}", f"{count:,}")
+    console.print(table)
+    flops = forward_flops(model.params.shapes)
+    t = wanted.train
+    memory = memory_of_a_step(config, model.params, t.batch, t.window, t.recompute, bool(t.ema), t.optimizer)
+    for name, text in (
+        ("parameters", f"{model.params.count:,} ({_bytes(model.params.count * model.params.flat.itemsize)})"),
+        ("receptive field", f"{model.receptive_field:,} samples = {_ms(model.receptive_field, rate)} at {rate} Hz"),
+        ("arithmetic", f"{flops:,} FLOPs per sample forward, about {3 * flops:,} in training"),
+        ("a training step", f"{t.batch} x {t.window:,} samples, {3e-9 * flops * t.batch * t.window:.1f} GFLOP, "
+                            f"about {_bytes(memory)} of memory"),
+    ):
+        _say(console, f"{name + ':':17}{text}")
+
+
+def forward_flops(shapes: dict) -> int:
+    """Floating point operations of one output sample's forward pass, matrix products only (a multiply-add is two)."""
+    products = [shape for name, shape in shapes.items() if name.endswith(".weight")]
+    total = 0
+    for shape in products:
+        size = 2
+        for side in shape:
+            size *= side
+        total += size
+    return total
+
+
+def memory_of_a_step(config, params, batch, window, recompute, ema, optimizer) -> int:
+    """Bytes that a training step holds: the weights and what belongs to them, and the activations kept for backward."""
+    copies = 2 + {"sgd": 1}.get(optimizer, 2) + ema + batch  # weights, gradient, moments, EMA, a slab per batch item
+    per_row = config.residual_channels + (0 if recompute else 2 * config.dilation_channels)
+    kept = len(config.dilations) * per_row + config.skip_channels + config.end_channels
+    return params.flat.itemsize * (copies * params.flat.size + batch * window * kept)
+
+
+# ---- what the commands share ---------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _errors():
+    """Turn errors that a user can act on into one line on stderr and exit code 1."""
+    try:
+        yield
+    except WavedilError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+    except KeyboardInterrupt:
+        _fail("interrupted", code=130)
+
+
+def _fail(message, code=1):
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(code)
+
+
+class _Stopped(Exception):
+    """Leaves `fit` between two steps."""
+
+
+class _Stop:
+    """Around `fit`: the first Ctrl-C asks for a stop after the current step, the second interrupts at once."""
+
+    def __enter__(self):
+        self.asked = False
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGINT, self._before)
+
+
+class _Display:
+    """Progress of `fit`: a line at each validation and now and then; on a terminal also a bar with the latest."""
+
+    def __init__(self, console, total):
+        self.console, self.total, self.every = console, total, max(1, total // 20)
+        self.smooth = self.validation = None
+        self.bar = _Bar(TextColumn("step {task.completed}/{task.total}"), BarColumn(bar_width=None),
+                        TextColumn("{task.fields[left]}"), console=console, transient=True,
+                        disable=not console.is_terminal, expand=True)
+        self.bar.status = "compiling the kernels (this takes longest on the first run)"
+        self.task = self.bar.add_task("", total=total, left="")
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self.bar.stop()
+
+    def update(self, progress):
+        self.smooth = progress.loss_bits if self.smooth is None else 0.9 * self.smooth + 0.1 * progress.loss_bits
+        speed = f"{progress.samples_per_second:,.0f} samples/s"
+        if progress.x_realtime is not None:
+            speed += f", {progress.x_realtime:.1f} x real time"
+        left = _clock(progress.seconds_left) + " left"
+        if progress.validation_bits is not None:
+            self.validation = progress.validation_bits
+        held_out = "" if self.validation is None else f", validation {self.validation:.3f}"
+        self.bar.status = f"bits/sample: training {self.smooth:.3f}{held_out}; {speed}"
+        self.bar.update(self.task, completed=progress.step, left=left)
+        first, last = progress.step == 1, progress.step == self.total
+        if progress.validation_bits is not None or first or last or progress.step % self.every == 0:
+            held_out = "" if progress.validation_bits is None else f"{progress.validation_bits:.3f}"
+            width = len(str(self.total))
+            _say(self.console, f"  step {progress.step:>{width}}  training {self.smooth:.3f}  "
+                               f"validation {held_out or '  -  '} bits/sample  {speed}, {left}")
+
+
+class _Bar(Progress):
+    """A progress bar with a line of text below."""
+
+    status = ""
+
+    def get_renderables(self):
+        yield from super().get_renderables()
+        yield Text(self.status, no_wrap=True, overflow="ellipsis")
+
+
+def _write_run(run, about):
+    from wavedil.layers import files
+
+    files.replace(run / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+
+
+def _read_run(run):
+    path = run / "config.json"
+    try:
+        about = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{run} is not a run folder: there is no {path}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(about, dict) or not {"settings", "speakers", "yardsticks"} <= set(about):
+        raise CheckpointError(f"{path} is not from wavedil: settings, speakers and yardsticks expected")
+    return about
+
+
+def _named(yardsticks):
+    names = {"uniform": "uniform", "order0": "order-0", "order1": "order-1", "flac": "FLAC"}
+    return {names[key]: value for key, value in yardsticks.items()}
+
+
+def _command(*words):
+    """A command line that can be pasted: the program as it was called, and quoted arguments."""
+    program = "wavedil"
+    called = Path(sys.argv[0])
+    if called.name == program and shutil.which(program) is None:
+        program = os.path.relpath(called)
+    return " ".join(shlex.quote(str(word)) for word in (program, *words))
+
+
+def _say(console, text, style=None):
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _ms(samples, rate):
+    return f"{1000 * samples / rate:,.1f} ms"
+
+
+def _bytes(n):
+    for unit in ("bytes", "KiB", "MiB"):
+        if n < 1024:
+            break
+        n, unit = n / 1024, {"bytes": "KiB", "KiB": "MiB", "MiB": "GiB"}[unit]
+    return f"{n:,.1f} {unit}"
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+if __name__ == "__main__":
+    main()

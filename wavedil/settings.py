@@ -1,0 +1,153 @@
+"""The settings of a training run: presets, TOML files and command line options, checked and merged.
+
+A run is described by three tables. `[model]` holds the keys of `WaveNetConfig` (its own module checks them); `[train]`
+and `[data]` are the dataclasses below. A preset fills all three, a file overrides single keys, the command line
+overrides the file.
+"""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+
+from wavedil.errors import ConfigError
+
+# All presets count steps, never minutes: the same seed gives the same model on the same type of machine.
+PRESETS = {
+    "tiny": {  # seconds: to see that everything works
+        "model": {"dilations": [2**i for i in range(8)], "residual_channels": 16, "dilation_channels": 16,
+                  "skip_channels": 16, "end_channels": 16},
+        "train": {"steps": 200, "learning_rate": 6e-3, "validate_every": 50},
+    },
+    "small": {  # minutes: the default
+        "model": {"dilations": [2**i for i in range(10)] * 2},
+        "train": {"steps": 1000, "learning_rate": 4e-3, "validate_every": 100},
+    },
+    "base": {  # hours: for a folder with more speech
+        "model": {"dilations": [2**i for i in range(10)] * 3, "residual_channels": 64, "dilation_channels": 64,
+                  "skip_channels": 128, "end_channels": 128},
+        "train": {"steps": 20000, "learning_rate": 2e-3, "warmup": 200, "validate_every": 500},
+    },
+}
+DEFAULT_PRESET = "small"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The table `[train]`. Where a limit can be switched off, 0 does so."""
+
+    steps: int = 1000
+    batch: int = 4
+    window: int = 4096  # samples
+    optimizer: str = "adamw"  # adamw | adam | sgd
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    schedule: str = "cosine"  # cosine | exponential | constant
+    warmup: int = 0  # steps of linear rise before the schedule
+    final: float = 0.0  # the learning rate at the last step, as a share of learning_rate
+    clip: float = 1.0  # largest global gradient norm; 0: unlimited
+    ema: float = 0.0  # decay of the averaged weights; 0: none
+    accumulate: int = 1  # batches per step
+    validate_every: int = 100  # steps
+    patience: int = 0  # validations without progress before an early stop; 0: never
+    recompute: bool = False  # less memory, more time
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """The table `[data]`."""
+
+    folder: str = ""  # empty: the bundled clips
+    sample_rate: int = 8000  # Hz
+    validation: float = 0.1  # share of the clips that is held out (the bundled clips have a fixed list)
+    speakers: bool = False  # each subfolder of `folder` is a voice (the bundled clips always know their two)
+    seed: int = 0  # of the split
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All three tables; `model` is a plain dict until the data says the sample rate and the number of voices."""
+
+    model: dict
+    train: TrainSettings
+    data: DataSettings
+
+    def to_dict(self) -> dict:
+        """Plain dicts, as `from_tables` takes them."""
+        return dataclasses.asdict(self)
+
+
+def from_tables(*layers: tuple[str, Mapping]) -> Settings:
+    """Merge `(where it comes from, {"model": ..., "train": ..., "data": ...})` layers; later ones win.
+
+    Raises
+    ------
+    ConfigError
+        An unknown table or key, or a value of the wrong type or out of range; the message names the place.
+    """
+    merged = {"model": {}, "train": {}, "data": {}}
+    kinds = {"train": TrainSettings, "data": DataSettings}
+    for where, tables in layers:
+        for name, table in tables.items():
+            if name not in merged:
+                raise ConfigError(f"{where}: unknown table [{name}]{_nearest(name, merged)}")
+            if not isinstance(table, Mapping):
+                raise ConfigError(f"{where}: {name} must be a table, got {table!r}")
+            for key, value in table.items():
+                if name in kinds:
+                    value = _checked(f"{where}: [{name}]", kinds[name], key, value)
+                elif key in ("sample_rate", "speakers"):
+                    raise ConfigError(f"{where}: [model] {key} follows from the data: set it in [data]")
+                merged[name][key] = value
+    train, data = TrainSettings(**merged["train"]), DataSettings(**merged["data"])
+    for key, low in (("steps", 1), ("batch", 1), ("window", 1), ("accumulate", 1), ("validate_every", 1),
+                     ("warmup", 0), ("patience", 0), ("seed", 0)):
+        if getattr(train, key) < low:
+            raise ConfigError(f"[train] {key} must be at least {low}, got {getattr(train, key)}")
+    for key, choices in (("optimizer", ("adamw", "adam", "sgd")), ("schedule", ("cosine", "exponential", "constant"))):
+        if getattr(train, key) not in choices:
+            raise ConfigError(f"[train] {key} must be one of {', '.join(choices)}, got {getattr(train, key)!r}")
+    return Settings(merged["model"], train, data)
+
+
+def read_toml(path) -> tuple[str, dict]:
+    """A layer for `from_tables` from a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read or is not TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            return os.fspath(path), tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def preset(name: str) -> tuple[str, dict]:
+    """A layer for `from_tables` from a preset's name."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return f"preset {name}", PRESETS[name]
+
+
+def _checked(where, kind, key, value):
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    if key not in fields:
+        raise ConfigError(f"{where} has no key {key!r}{_nearest(key, fields)}")
+    wanted = fields[key]
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise ConfigError(f"{where} {key} must be of type {wanted.__name__}, got {value!r}")
+    return value
+
+
+def _nearest(word, choices):
+    close = difflib.get_close_matches(str(word), list(choices), n=1)
+    return f": did you mean {close[0]!r}?" if close else f"; known: {', '.join(choices)}"
