@@ -37,6 +37,7 @@ Left = namedtuple("Left", "data row panel panels tap taps")
 Left.__doc__ = """Left operand: a View of so many panels, read at ``taps`` positions that lie ``tap`` elements apart."""
 
 TILE = host.tile_rows()
+UNROLL = 2  # rows in a step of the column product's loop; whole tiles are a multiple of it
 
 
 # the row product's tile --------------------------------------------------------------------------------
@@ -285,13 +286,15 @@ def _column_tile(tile_rows):
                 a.append(e.at(data, builder.mul(k, tap), builder.mul(q, panel), w))
             targets = [[e.at(args[4], m * e.width + v * e.lanes) for v in range(2)] for m in range(tile_rows)]
             sums = [[e.variable(e.load(pointer)) for pointer in pair] for pair in targets]
-            with e.loop(args[3]) as r:
-                a_offset, b_here = builder.mul(r, row), e.at(b_data, builder.mul(r, b_row))
-                b_vectors = [e.load(e.at(b_here, v * e.lanes)) for v in range(2)]
-                for m in range(tile_rows):
-                    x = e.broadcast(e.at(a[m], a_offset))
-                    for v in range(2):
-                        e.set(sums[m][v], e.fma(x, b_vectors[v], e.get(sums[m][v])))
+            with e.loop(builder.sdiv(args[3], ir.Constant(I64, UNROLL))) as step:
+                for u in range(UNROLL):
+                    r = builder.add(builder.mul(step, ir.Constant(I64, UNROLL)), ir.Constant(I64, u))
+                    a_offset, b_here = builder.mul(r, row), e.at(b_data, builder.mul(r, b_row))
+                    b_vectors = [e.load(e.at(b_here, v * e.lanes)) for v in range(2)]
+                    for m in range(tile_rows):
+                        x = e.broadcast(e.at(a[m], a_offset))
+                        for v in range(2):
+                            e.set(sums[m][v], e.fma(x, b_vectors[v], e.get(sums[m][v])))
             for pair, slots in zip(targets, sums, strict=True):
                 for pointer, slot in zip(pair, slots, strict=True):
                     e.store(e.get(slot), pointer)

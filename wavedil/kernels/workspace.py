@@ -1,0 +1,27 @@
+"""Arrays that are allocated once and used again in every step of the same shape."""
+
+from wavedil.kernels.panels import aligned_zeros
+
+
+class Workspace:
+    """Named arrays. They begin as zeros, on a cache line, and keep what was last written to them.
+
+    One workspace serves one caller at a time: what an op returned from it is valid until its next call.
+    """
+
+    def __init__(self):
+        self._arrays = {}
+
+    def array(self, name, shape, dtype):
+        """The array of that name; a new one only if the shape or dtype changed."""
+        shape = tuple(int(n) for n in shape)
+        held = self._arrays.get(name)
+        if held is None or held.shape != shape or held.dtype != dtype:
+            self._arrays[name] = None  # let go of the old one first
+            held = self._arrays[name] = aligned_zeros(shape, dtype)
+        return held
+
+    @property
+    def nbytes(self):
+        """Bytes held."""
+        return sum(array.nbytes for array in self._arrays.values())
