@@ -1,0 +1,20 @@
+"""Operations: one folder per family, where contract, reference, kernels and cases stand side by side.
+
+A family's package is the contract (equation, shapes, ``forward``, ``backward``, ``step``); `reference`, `cpu` and
+`cuda` in it are the backends, `cases` holds what every test and benchmark runs on. Families load when first named.
+"""
+
+import importlib
+
+FAMILIES = ("conv1d", "gated_block", "gated_stack", "embedding", "cross_entropy", "update")
+NOT_YET_ON_CUDA = frozenset(FAMILIES)  # a family outside this set must have a cuda.py
+
+
+def __getattr__(name):
+    if name in FAMILIES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *FAMILIES])

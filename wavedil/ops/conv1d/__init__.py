@@ -1,0 +1,227 @@
+"""Dilated convolution over time, of any padding and number of groups.
+
+For output row ``t``, output channel ``n`` of group ``g`` and the rows ``X`` of ``x`` with ``left`` rows of zeros before
+and ``right`` after them::
+
+    y[t, n] = b[n] + sum over k < K, c < C / G of X[t + k dilation, g C / G + c] w[k, c, n]
+
+so tap ``K - 1`` sees the present and tap 0 the most distant past when the padding is causal. It is the dilated causal
+convolution of WaveNet [1]_, section 2.1; `forward`, `backward`, `init_state` and `step` are the whole family.
+
+.. [1] van den Oord et al., "WaveNet: A Generative Model for Raw Audio", arXiv:1609.03499.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wavedil.errors import ConfigError, ShapeError
+from wavedil.ops import contract
+
+
+class Saved(NamedTuple):
+    """What backward needs; the arrays are borrowed."""
+
+    x: np.ndarray  # (B, T, C)
+    w: np.ndarray  # (K, C // groups, N)
+    bias: bool  # whether forward had one
+    dilation: int
+    padding: tuple[int, int]  # rows of zeros on the left and on the right
+    groups: int
+
+
+class Grads(NamedTuple):
+    """Gradients, each None where it was not needed or forward had no such input."""
+
+    x: np.ndarray | None
+    w: np.ndarray | None
+    b: np.ndarray | None
+
+
+class State(NamedTuple):
+    """The past of a stream, owned by the caller and changed in place by `step`."""
+
+    history: np.ndarray  # (B, (K - 1) dilation, C), a ring of the latest input rows, zeros at the start
+    position: np.ndarray  # (1,) int64: the ring's oldest row, where the next one goes
+
+
+def forward(x, w, b=None, *, dilation=1, padding="causal", groups=1, out=None, workspace=None, backend=None,
+            threads=None):
+    """Convolve over time.
+
+    ``y[t] = b + sum_k X[t + k dilation] w[k]`` with ``X`` the zero-padded ``x``; see the family's page.
+
+    Parameters
+    ----------
+    x : (B, T, C) array of floats
+    w : (K, C // groups, N) array
+        Tap ``K - 1`` meets the present row of a causal convolution.
+    b : (N,) array, optional
+    dilation : int
+        Rows between two taps.
+    padding : {"causal", "same", "valid"} or (left, right)
+        Rows of zeros around ``x``: all ``(K - 1) dilation`` on the left; half of them on each side, the odd one on the
+        right; none; or as given.
+    groups : int
+        Groups of channels that do not see each other; ``groups = C`` is a depthwise convolution.
+    out : (B, T + left + right - (K - 1) dilation, N) array, optional
+        Where to write ``y``.
+    workspace : Workspace, optional
+        Owns all arrays that are needed, ``y`` included, until its next forward.
+    backend : {None, "cpu", "cuda", "reference"}
+        None goes by the type of ``x``.
+    threads : int, optional
+        Changes the time taken and no bit of the result.
+
+    Returns
+    -------
+    y : (B, T + left + right - (K - 1) dilation, N) array
+        Of the dtype of ``x``.
+    saved : Saved
+
+    Raises
+    ------
+    ShapeError
+        If shapes do not fit each other, or no output row is left.
+    DTypeError
+        If dtypes are mixed or not floats.
+    ConfigError
+        If a setting is out of range or the backend is absent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from wavedil.ops import conv1d
+    >>> x = np.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1)
+    >>> w = np.array([10.0, 1.0]).reshape(2, 1, 1)
+    >>> y, saved = conv1d.forward(x, w, dilation=2)
+    >>> y.ravel()
+    array([ 1.,  2., 13., 24.])
+    """
+    where = "conv1d.forward"
+    x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
+    left, right = _padding(where, padding, (w.shape[0] - 1) * dilation)
+    rows = x.shape[1] + left + right - (w.shape[0] - 1) * dilation
+    if rows < 1:
+        raise ShapeError(f"{where}: x must have at least {x.shape[1] + 1 - rows} rows for padding {padding!r}, kernel "
+                         f"{w.shape[0]} and dilation {dilation}, got {x.shape[1]}")
+    kernels = contract.backend(where, backend, x)
+    shape = (x.shape[0], rows, w.shape[2])
+    y = contract.output(where, "out", out, shape, x.dtype, workspace, [("x", x), ("w", w), ("b", b)])
+    kernels.forward(y, x, w, b, dilation, (left, right), groups, workspace=workspace, threads=threads)
+    return y, Saved(x, w, b is not None, dilation, (left, right), groups)
+
+
+def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
+    """Gradients of a loss with respect to x, w and b, given ``dy``, the one with respect to y.
+
+    ``dX[t + k dilation] += dy[t] w[k]^T``, ``dw[k] = sum_t X[t + k dilation]^T dy[t]``, ``db = sum_t dy[t]``.
+
+    Parameters
+    ----------
+    dy : array of the shape of y
+    saved : Saved
+        Of any backend's forward.
+    into : Grads, optional
+        Arrays to add to (``+=``); without it the gradients are ``=`` in arrays to fill.
+    needs : sequence of {"x", "w", "b"}, optional
+        What to compute; the default is all there is (of ``into``, if given).
+    workspace, backend, threads
+        As in `forward`.
+
+    Returns
+    -------
+    Grads
+        ``into`` itself, if given.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        If ``dy`` or ``into`` does not fit.
+    ConfigError
+        If ``needs`` names what there is not.
+    """
+    where = "conv1d.backward"
+    x, w = saved.x, saved.w
+    rows = x.shape[1] + sum(saved.padding) - (w.shape[0] - 1) * saved.dilation
+    dy = contract.floats(where, "dy", dy, (x.shape[0], rows, w.shape[2]), x.dtype)
+    kernels = contract.backend(where, backend, dy)
+    shapes = {"x": x.shape, "w": w.shape, "b": w.shape[2:] if saved.bias else None}
+    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace)
+    kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
+    return grads.finish()
+
+
+def init_state(batch, w, *, dilation=1, groups=1):
+    """The state of a stream that starts with silence.
+
+    Parameters
+    ----------
+    batch : int
+    w : (K, C // groups, N) array
+    dilation, groups : int
+        As in `step`.
+
+    Returns
+    -------
+    State
+    """
+    where = "conv1d.init_state"
+    batch, dilation, groups = (contract.whole(where, name, value) for name, value in
+                               (("batch", batch), ("dilation", dilation), ("groups", groups)))
+    w = contract.floats(where, "w", w, ("K", "C // groups", "N"))
+    return State(np.zeros((batch, (w.shape[0] - 1) * dilation, w.shape[1] * groups), w.dtype), np.zeros(1, np.int64))
+
+
+def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None, backend=None):
+    """Convolve the next rows of a stream: what causal `forward` gives for these rows after all earlier ones.
+
+    Parameters
+    ----------
+    x : (B, n, C) array of floats
+        Any number of rows from 1 up.
+    state : State
+        Of `init_state`; changed in place.
+    w, b, dilation, groups, workspace, backend
+        As in `forward`.
+    out : (B, n, N) array, optional
+
+    Returns
+    -------
+    y : (B, n, N) array
+
+    Raises
+    ------
+    ShapeError, DTypeError, ConfigError
+        As `forward` does, or if the state is not one of these sizes.
+    """
+    where = "conv1d.step"
+    x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
+    history = (x.shape[0], (w.shape[0] - 1) * dilation, x.shape[2])
+    contract.target(where, "state.history", state.history, history, x.dtype)
+    kernels = contract.backend(where, backend, x)
+    y = contract.output(where, "out", out, (*x.shape[:2], w.shape[2]), x.dtype, workspace, [("x", x), ("w", w), ("b", b)])
+    kernels.step(y, state, x, w, b, dilation, groups, workspace=workspace)
+    return y
+
+
+def _check(where, x, w, b, dilation, groups):
+    dilation, groups = contract.whole(where, "dilation", dilation), contract.whole(where, "groups", groups)
+    w = contract.floats(where, "w", w, ("K", "C // groups", "N"))
+    if w.shape[2] % groups:
+        raise ShapeError(f"{where}: w must have output channels divisible by groups = {groups}, got {w.shape}")
+    x = contract.floats(where, "x", x, ("B", "T", w.shape[1] * groups))
+    w = contract.floats(where, "w", w, w.shape, x.dtype)
+    if b is not None:
+        b = contract.floats(where, "b", b, (w.shape[2],), x.dtype)
+    return x, w, b, dilation, groups
+
+
+def _padding(where, padding, span):
+    if isinstance(padding, str):
+        named = {"causal": (span, 0), "same": (span // 2, span - span // 2), "valid": (0, 0)}
+        if padding in named:
+            return named[padding]
+    elif isinstance(padding, tuple | list) and len(padding) == 2:
+        return tuple(contract.whole(where, "padding", side, 0) for side in padding)
+    raise ConfigError(f"{where}: padding must be 'causal', 'same', 'valid' or (left, right), got {padding!r}")

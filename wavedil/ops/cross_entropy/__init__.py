@@ -1,0 +1,151 @@
+"""Cross-entropy of a linear head: matrix product, softmax and loss in one.
+
+With ``logits = x w + b`` of each row, its target class ``q`` and its weight ``m``::
+
+    loss = sum of m (log sum exp(logits) - logits[q]) over all rows / sum of m          mean nats
+    dlogits = dloss m / sum of m (softmax(logits) - onehot(q))
+
+The logits of all rows are never in memory at once: backward computes them again, tile by tile, from the saved
+log-sum-exp. The softmax over mu-law codes is WaveNet's output (arXiv:1609.03499, section 2.2).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wavedil.errors import DTypeError, ShapeError
+from wavedil.ops import contract
+
+
+class Saved(NamedTuple):
+    """What backward needs; the arrays are borrowed."""
+
+    x: np.ndarray  # (B, T, E)
+    w: np.ndarray  # (E, Q)
+    b: np.ndarray | None  # (Q,)
+    targets: np.ndarray  # (B, T) integers
+    weights: np.ndarray  # (B, T), divided by their sum
+    lse: np.ndarray  # (B, T) log sum exp of each row's logits
+
+
+class Grads(NamedTuple):
+    """Gradients, each None where it was not needed or forward had no such input."""
+
+    x: np.ndarray | None
+    w: np.ndarray | None
+    b: np.ndarray | None
+
+
+def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, threads=None):
+    """Mean cross-entropy, in nats, of a linear head's softmax.
+
+    ``loss = sum(weights (lse(x w + b) - (x w + b)[targets])) / sum(weights)``
+
+    Parameters
+    ----------
+    x : (B, T, E) array of floats
+    w : (E, Q) array
+    b : (Q,) array or None
+    targets : (B, T) array of integers in [0, Q)
+    weights : (B, T) array of numbers or booleans, optional
+        At least 0, with a sum above 0; 0 masks a row out. The default weighs all rows the same.
+    workspace : Workspace, optional
+        Owns the saved arrays until its next forward.
+    backend : {None, "cpu", "cuda", "reference"}
+        None goes by the type of ``x``.
+    threads : int, optional
+        Changes no bit of the result.
+
+    Returns
+    -------
+    loss : float
+        Mean nats per weighted row, summed in float64; NaN or inf if the logits are.
+    saved : Saved
+
+    Raises
+    ------
+    ShapeError
+        If shapes do not fit, a target is out of range, or the weights are negative, not finite or all zero.
+    DTypeError
+        If dtypes are mixed or of the wrong kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from wavedil.ops import cross_entropy
+    >>> x, w, targets = np.zeros((1, 3, 2)), np.ones((2, 256)), np.array([[0, 7, 255]])
+    >>> loss, saved = cross_entropy.forward(x, w, None, targets)
+    >>> print(f"{loss / np.log(2):.3f} bits")
+    8.000 bits
+    """
+    where = "cross_entropy.forward"
+    x = contract.floats(where, "x", x, ("B", "T", "E"))
+    w = contract.floats(where, "w", w, (x.shape[2], "Q"), x.dtype)
+    if b is not None:
+        b = contract.floats(where, "b", b, (w.shape[1],), x.dtype)
+    targets = contract.integers(where, "targets", targets, x.shape[:2])
+    kernels = contract.backend(where, backend, x)
+    contract.in_range(where, "targets", targets, w.shape[1])
+    shares = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)
+    _shares(where, weights, shares)
+    loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64)
+    lse = contract.empty(workspace, f"{where}.lse", x.shape[:2], x.dtype)
+    kernels.forward(loss, lse, x, w, b, targets, shares, workspace=workspace, threads=threads)
+    return float(loss[0]), Saved(x, w, b, targets, shares, lse)
+
+
+def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
+    """Gradients with respect to x, w and b, scaled by the upstream scalar ``dy``.
+
+    ``dlogits = dy weights / sum(weights) (softmax - onehot)``; ``dx = dlogits w^T``, ``dw = sum_t x[t]^T dlogits[t]``,
+    ``db = sum_t dlogits[t]``.
+
+    Parameters
+    ----------
+    dy : float
+        The gradient with respect to the loss, 1 when the loss itself is meant.
+    saved : Saved
+        Of any backend's forward.
+    into : Grads, optional
+        Arrays to add to (``+=``); without it the gradients are ``=`` in arrays to fill.
+    needs : sequence of {"x", "w", "b"}, optional
+        What to compute; the default is all there is (of ``into``, if given).
+    workspace, backend, threads
+        As in `forward`.
+
+    Returns
+    -------
+    Grads
+        ``into`` itself, if given.
+
+    Raises
+    ------
+    ShapeError, DTypeError, ConfigError
+        If ``dy``, ``into`` or ``needs`` does not fit.
+    """
+    where = "cross_entropy.backward"
+    try:
+        dy = float(dy)
+    except (TypeError, ValueError):
+        raise DTypeError(f"{where}: dy must be a number, got {type(dy).__name__}") from None
+    kernels = contract.backend(where, backend, saved.x)
+    shapes = {"x": saved.x.shape, "w": saved.w.shape, "b": None if saved.b is None else saved.b.shape}
+    grads = contract.Gradients(where, Grads, shapes, ("x",), saved.x.dtype, into, needs, workspace)
+    kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
+    return grads.finish()
+
+
+def _shares(where, weights, out):
+    """Fill ``out`` with the weights divided by their sum."""
+    if weights is None:
+        out.fill(1 / out.size)
+        return
+    if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "fiub":
+        raise DTypeError(f"{where}: weights must be an array of numbers, got {getattr(weights, 'dtype', weights)!r}")
+    if weights.shape != out.shape:
+        raise ShapeError(f"{where}: weights must be {out.shape}, got {weights.shape}")
+    total = float(weights.sum(dtype=np.float64))
+    if not (np.isfinite(total) and total > 0 and weights.min() >= 0):
+        raise ShapeError(f"{where}: weights must be finite, at least 0 and not all 0, got a least of {weights.min()} "
+                         f"and a sum of {total}")
+    np.divide(weights, total, out=out, casting="same_kind")
