@@ -35,6 +35,7 @@ of threads gives the same bits.
 import math
 
 from wavedil.errors import ConfigError, ShapeError
+from wavedil.kernels import pool
 from wavedil.ops import contract
 
 
@@ -48,7 +49,7 @@ def global_norm(x, *, threads=None, backend=None) -> float:
     ----------
     x : ndarray, shape (n,)
     threads : int, optional
-        Changes the time taken and no bit of the result; None is 1.
+        Changes the time taken and no bit of the result; None is one a core.
     backend : {None, "cpu", "reference"}
 
     Returns
@@ -106,7 +107,7 @@ def sgd(
     decay : float
         How much of `average` is kept in each step, in [0, 1).
     threads : int, optional
-        Changes the time taken and no bit of the result; None is 1.
+        Changes the time taken and no bit of the result; None is one a core.
     backend : {None, "cpu", "reference"}
 
     Raises
@@ -163,7 +164,7 @@ def adam(
     decay : float
         How much of `average` is kept in each step, in [0, 1).
     threads : int, optional
-        Changes the time taken and no bit of the result; None is 1.
+        Changes the time taken and no bit of the result; None is one a core.
     backend : {None, "cpu", "reference"}
 
     Raises
@@ -240,8 +241,7 @@ def _door(where, arrays, threads, backend):
                 raise ShapeError(f"{where}: {name} must be contiguous, got strides {array.strides}")
         elif array is not None:
             contract.target(where, name, array, like.shape, like.dtype)
-    threads = 1 if threads is None else contract.whole(where, "threads", threads)
-    return contract.backend(where, backend, like), threads
+    return contract.backend(where, backend, like), pool.check_threads(threads)
 
 
 def _number(where, name, value, limit) -> None:

@@ -8,6 +8,7 @@ is off by up to 3e-5 of 1 - beta, and ``a + new * (x - a)`` loses a small x behi
 
 import numpy as np
 
+from wavedil.kernels import pool
 from wavedil.kernels.jit import jit
 
 CHUNK = 65536  # elements; a constant, so that results do not depend on the number of threads
@@ -16,7 +17,7 @@ CHUNK = 65536  # elements; a constant, so that results do not depend on the numb
 def global_norm(x, threads):
     chunks = _chunks(x.size)
     sums = np.empty(len(chunks))
-    run_tasks(threads, [(_sum_of_squares, (sums[i : i + 1], x[chunk])) for i, chunk in enumerate(chunks)])
+    pool.run([(_sum_of_squares, sums[i : i + 1], x[chunk]) for i, chunk in enumerate(chunks)], threads)
     total = np.float64(0)
     for value in sums:
         total += value
@@ -40,11 +41,6 @@ def adam(
     _run(threads, _adam, (weights, first, second, average, grads), tuple(real(value) for value in scalars))
 
 
-def run_tasks(threads, tasks):
-    for function, arguments in tasks:
-        function(*arguments)
-
-
 def _chunks(size):
     return [slice(begin, min(begin + CHUNK, size)) for begin in range(0, size, CHUNK)]
 
@@ -54,7 +50,7 @@ def _run(threads, kernel, arrays, scalars):
     size = arrays[0].size
     none = arrays[0][:0]
     arrays = [none if array is None else array for array in arrays]
-    run_tasks(threads, [(kernel, (*(array[chunk] for array in arrays), *scalars)) for chunk in _chunks(size)])
+    pool.run([(kernel, *(array[chunk] for array in arrays), *scalars) for chunk in _chunks(size)], threads)
 
 
 @jit
