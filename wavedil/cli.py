@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import sys
+import textwrap
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -85,7 +86,7 @@ def _settings(folder=None, preset=None, config=None, seed=None, steps=None):
     if config:
         layers.append(settings_module.read_toml(config))
     if folder:
-        layers.append(("FOLDER", {"data": {"folder": os.fspath(folder)}}))
+        layers.append(("FOLDER", {"data": {"folder": os.path.abspath(folder)}}))  # a resume may start elsewhere
     if seed is not None:
         layers.append(("--seed", {"train": {"seed": seed}}))
     if steps is not None:
@@ -112,20 +113,20 @@ def _train(console, run, wanted, steps, minutes, threads):
         wanted = settings_module.from_tables((f"{run / 'config.json'}", about["settings"]))
     data = _open_data(wd, wanted.data)
     validation = data.validation_clips()
-    yardsticks = wd.audio.yardsticks(data.train_clips(), validation, data.sample_rate) if validation else None
+    yardsticks = None
+    if validation:
+        yardsticks = dataclasses.asdict(wd.audio.yardsticks(data.train_clips(), validation, data.sample_rate))
     _say(console, "Data", style="bold")
     for line in data.audit.lines():
         _say(console, f"  {line}")
     if yardsticks:
-        _say(console, "  yardsticks, bits/sample of the validation clips: "
-                      + ", ".join(f"{name} {value:.2f}" for name, value in _named(yardsticks).items()))
-    else:
-        _say(console, "  no clip is held out: there will be no validation")
+        _prose(console, "yardsticks, bits/sample of the validation clips: "
+                        + ", ".join(f"{name} {value:.2f}" for name, value in _named(yardsticks).items()))
 
     if about is None:
         trainer = _new_trainer(wd, wanted, data, validation, run, threads)
         about = {"settings": wanted.to_dict(), "speakers": list(data.speakers or ()), "reproducible": True,
-                 "yardsticks": dataclasses.asdict(yardsticks) if yardsticks else None}
+                 "yardsticks": yardsticks}
         total = wanted.train.steps
     else:
         trainer = wd.Trainer.resume(run, data, validation=data if validation else None, threads=threads)
@@ -138,12 +139,12 @@ def _train(console, run, wanted, steps, minutes, threads):
     _write_run(run, about)
     model = trainer.model
     _say(console, "Model", style="bold")
-    _say(console, f"  {model.params.count:,} parameters, {len(model.config.dilations)} blocks, each output sample sees "
-                  f"{model.receptive_field:,} input samples ({_ms(model.receptive_field, data.sample_rate)})")
-    _say(console, f"Training in {run}: "
-                  + (f"steps {trainer.step + 1} to {total}" if trainer.step else f"{total} steps")
-                  + f" of {wanted.train.batch * wanted.train.accumulate} x {wanted.train.window:,} samples; "
-                  "Ctrl-C saves and stops", style="bold")
+    _prose(console, f"{model.params.count:,} parameters, {len(model.config.dilations)} blocks; each output sample sees "
+                    f"{model.receptive_field:,} input samples ({_ms(model.receptive_field, data.sample_rate)})")
+    _say(console, "Training", style="bold")
+    span = f"steps {trainer.step + 1} to {total}" if trainer.step else f"{total} steps"
+    _prose(console, f"{span} of {wanted.train.batch * wanted.train.accumulate} x {wanted.train.window:,} samples into "
+                    f"{run}; Ctrl-C saves and stops. Losses are in bits/sample: less is better.")
     with _Display(console, total) as display, _Stop() as stop, contextlib.suppress(_Stopped):
         def on_step(progress):
             display.update(progress)
@@ -166,7 +167,7 @@ def _open_data(wd, wanted):
     if wanted.folder:
         return wd.audio.ClipFolder(wanted.folder, wanted.sample_rate, validation=wanted.validation, seed=wanted.seed,
                                    speakers="folders" if wanted.speakers else None)
-    return wd.audio.bundled_clips(sample_rate=wanted.sample_rate)
+    return wd.audio.bundled_clips(sample_rate=wanted.sample_rate, speakers="folders")
 
 
 def _new_trainer(wd, wanted, data, validation, run, threads):
@@ -214,10 +215,10 @@ def _finish(console, run, about, data, validation, trainer):
 
     _say(console, "What was learned", style="bold")
     if held_out:
-        _say(console, "  " + verdict(held_out[-1][1], about["yardsticks"]))
+        _prose(console, verdict(held_out[-1][1], about["yardsticks"]))
     else:
-        _say(console, f"  {train[-1][1]:.2f} bits for each sample of the training clips; no clip was held out, so it "
-                      "is unknown how much of that holds for other speech.")
+        _prose(console, f"{train[-1][1]:.2f} bits for each sample of the training clips; no clip was held out, so it "
+                        "is unknown how much of that holds for other speech.")
     _say(console, f"In {run}", style="bold")
     _say(console, "  sample.wav       two seconds that the model made up: listen to it\n"
                   "  spectrogram.png  a real clip above it\n"
@@ -249,8 +250,9 @@ def verdict(bits: float, yardsticks: dict) -> str:
     if bits >= order1:
         return text + (f"That is less than {order0:.2f}, for knowing how often each value occurs, but not yet less "
                        f"than {order1:.2f}, for knowing the sample before; train longer.")
-    return text + (f"Knowing the sample before (order-1) needs {order1:.2f}, FLAC {yardsticks['flac']:.2f}, knowing "
-                   f"nothing 8.00: it has learned {order1 - bits:.2f} bits more per sample than neighbours tell.")
+    return text + (f"FLAC needs {yardsticks['flac']:.2f}, knowing nothing 8.00, knowing only the sample before "
+                   f"(order-1) {order1:.2f}: it predicts speech better than that by {order1 - bits:.2f} bits per "
+                   "sample.")
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -341,9 +343,10 @@ def _info(console, wanted, voices):
     layers += [("head.0", "1 x 1", field), ("head.1", "1 x 1", field)]
     if voices:
         layers.insert(0, ("speaker", f"{voices} voices", 1))
-    table = Table("layer", "what", Text("sees samples"), Text("= ms"), "parameters", box=None, pad_edge=False)
-    for column in table.columns[2:]:
-        column.justify = "right"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (("layer", "left"), ("what", "left"), ("sees samples", "right"), ("ms", "right"),
+                           ("parameters", "right")):
+        table.add_column(title, justify=justify)
     for name, what, seen in layers:
         count = sum(size for key, size in sizes.items() if key.startswith(f"{name}."))
         table.add_row(name, what, f"{seen:,}", f"{1000 * seen / rate:.1f}", f"{count:,}")
@@ -426,7 +429,7 @@ class _Display:
 
     def __init__(self, console, total):
         self.console, self.total, self.every = console, total, max(1, total // 20)
-        self.smooth = self.validation = None
+        self.smooth, self.validation = None, "-"
         self.bar = _Bar(TextColumn("step {task.completed}/{task.total}"), BarColumn(bar_width=None),
                         TextColumn("{task.fields[left]}"), console=console, transient=True,
                         disable=not console.is_terminal, expand=True)
@@ -441,22 +444,20 @@ class _Display:
         self.bar.stop()
 
     def update(self, progress):
+        if self.smooth is None:
+            _say(self.console, "   step   training  validation   samples/s  x real time       left")
         self.smooth = progress.loss_bits if self.smooth is None else 0.9 * self.smooth + 0.1 * progress.loss_bits
-        speed = f"{progress.samples_per_second:,.0f} samples/s"
-        if progress.x_realtime is not None:
-            speed += f", {progress.x_realtime:.1f} x real time"
-        left = _clock(progress.seconds_left) + " left"
-        if progress.validation_bits is not None:
-            self.validation = progress.validation_bits
-        held_out = "" if self.validation is None else f", validation {self.validation:.3f}"
-        self.bar.status = f"bits/sample: training {self.smooth:.3f}{held_out}; {speed}"
-        self.bar.update(self.task, completed=progress.step, left=left)
-        first, last = progress.step == 1, progress.step == self.total
-        if progress.validation_bits is not None or first or last or progress.step % self.every == 0:
-            held_out = "" if progress.validation_bits is None else f"{progress.validation_bits:.3f}"
-            width = len(str(self.total))
-            _say(self.console, f"  step {progress.step:>{width}}  training {self.smooth:.3f}  "
-                               f"validation {held_out or '  -  '} bits/sample  {speed}, {left}")
+        measured = progress.validation_bits is not None
+        if measured:
+            self.validation = f"{progress.validation_bits:.3f}"
+        left = _clock(progress.seconds_left)
+        real_time = "-" if progress.x_realtime is None else f"{progress.x_realtime:.1f}"
+        self.bar.status = (f"bits/sample: training {self.smooth:.3f}, validation {self.validation}; "
+                           f"{progress.samples_per_second:,.0f} samples/s, {real_time} x real time")
+        self.bar.update(self.task, completed=progress.step, left=f"{left} left")
+        if measured or progress.step in (1, self.total) or progress.step % self.every == 0:
+            _say(self.console, f"{progress.step:>7}{self.smooth:>11.3f}{self.validation if measured else '':>12}"
+                               f"{progress.samples_per_second:>12,.0f}{real_time:>13}{left:>11}")
 
 
 class _Bar(Progress):
@@ -504,6 +505,12 @@ def _command(*words):
 
 def _say(console, text, style=None):
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _prose(console, text):
+    """An indented sentence: wrapped at words on a terminal, one line in a file."""
+    width = console.width - 1 if console.is_terminal else sys.maxsize
+    _say(console, textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
 
 
 def _ms(samples, rate):

@@ -1,0 +1,22 @@
+"""Train a WaveNet on the bundled speech, then let it make two seconds of sound."""
+
+import wavedil as wd
+
+steps = 1000
+data = wd.audio.bundled_clips(speakers="folders")  # an Italian and a Russian voice, 8 kHz
+config = wd.WaveNetConfig(dilations=[2**i for i in range(10)] * 2, speakers=len(data.speakers))
+model = wd.WaveNet(config, seed=0)
+trainer = wd.Trainer(model, data, optimizer=wd.AdamW(4e-3), schedule=wd.schedules.cosine(steps),
+                     batch=4, window=4096, validation=data)
+
+
+def on_step(progress):
+    if progress.validation_bits is not None:
+        print(f"step {progress.step}: validation {progress.validation_bits:.3f} bits/sample")
+
+
+trainer.fit(steps=steps, on_step=on_step)
+model.save("speech.safetensors")
+
+codes = model.generate(2 * data.sample_rate, temperature=0.9, seed=0, speaker=0)
+wd.audio.write_audio("speech.wav", wd.audio.mulaw_decode(codes[0]), data.sample_rate)
