@@ -7,11 +7,11 @@ What a command needs beyond typer and rich is imported when it runs, so that `--
 import contextlib
 import dataclasses
 import datetime
+import importlib.metadata
 import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 import textwrap
 from enum import StrEnum
@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wavedil import settings as settings_module
-from wavedil.errors import CheckpointError, ConfigError, WavedilError
+from wavedil.errors import CheckpointError, ConfigError, DataError, WavedilError
 
 Preset = StrEnum("Preset", {name: name for name in settings_module.PRESETS})
 SAMPLE_SECONDS = 2.0
@@ -38,6 +38,18 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 def main() -> None:
     """The entry point of the `wavedil` script."""
     app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"wavedil {importlib.metadata.version('wavedil')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
+                                                   help="Show the version and exit.")] = False) -> None:
+    pass
 
 
 # ---- train ---------------------------------------------------------------------------------------------------------
@@ -86,12 +98,16 @@ def _settings(folder=None, preset=None, config=None, seed=None, steps=None):
     if config:
         layers.append(settings_module.read_toml(config))
     if folder:
-        layers.append(("FOLDER", {"data": {"folder": os.path.abspath(folder)}}))  # a resume may start elsewhere
+        layers.append(("FOLDER", {"data": {"folder": os.fspath(folder)}}))
     if seed is not None:
         layers.append(("--seed", {"train": {"seed": seed}}))
     if steps is not None:
         layers.append(("--steps", {"train": {"steps": steps}}))
-    return settings_module.from_tables(*layers)
+    wanted = settings_module.from_tables(*layers)
+    if wanted.data.folder:  # whole, because a resume may start in another folder
+        whole = dataclasses.replace(wanted.data, folder=os.path.abspath(wanted.data.folder))
+        wanted = dataclasses.replace(wanted, data=whole)
+    return wanted
 
 
 def _check_new_run(run):
@@ -111,6 +127,7 @@ def _train(console, run, wanted, steps, minutes, threads):
     if wanted is None:
         about = _read_run(run)
         wanted = settings_module.from_tables((f"{run / 'config.json'}", about["settings"]))
+    _model_config(wd, wanted, 0)  # what is wrong with the settings should show before the data is read
     data = _open_data(wd, wanted.data)
     validation = data.validation_clips()
     yardsticks = None
@@ -125,15 +142,20 @@ def _train(console, run, wanted, steps, minutes, threads):
 
     if about is None:
         trainer = _new_trainer(wd, wanted, data, validation, run, threads)
-        about = {"settings": wanted.to_dict(), "speakers": list(data.speakers or ()), "reproducible": True,
+        about = {"settings": wanted.to_dict(), "speakers": list(data.speakers), "reproducible": True,
                  "yardsticks": yardsticks}
         total = wanted.train.steps
     else:
-        trainer = wd.Trainer.resume(run, data, validation=data if validation else None, threads=threads)
+        if list(data.speakers) != about["speakers"]:
+            raise DataError(f"{run} was trained with the speakers {about['speakers']}, the data now has "
+                            f"{list(data.speakers)}")
         total = steps or wanted.train.steps
-        if trainer.step >= total:
-            raise ConfigError(f"{run} has done its {trainer.step} steps; to train longer: "
-                              + _command("train", "--out", run, "--resume", "--steps", 2 * trainer.step))
+        longer = total != wanted.train.steps
+        if longer:
+            about["settings"]["train"]["steps"] = total
+            wanted = settings_module.from_tables(("--steps", about["settings"]))
+        trainer = wd.Trainer.resume(run, data, validation=data if validation else None, threads=threads,
+                                    schedule=_schedule(wd, wanted.train) if longer else None)
     if minutes is not None:
         about["reproducible"] = False
     _write_run(run, about)
@@ -141,26 +163,28 @@ def _train(console, run, wanted, steps, minutes, threads):
     _say(console, "Model", style="bold")
     _prose(console, f"{model.params.count:,} parameters, {len(model.config.dilations)} blocks; each output sample sees "
                     f"{model.receptive_field:,} input samples ({_ms(model.receptive_field, data.sample_rate)})")
+    if trainer.step < total:
+        _fit(console, run, wanted.train, trainer, total, minutes)
+    else:
+        _say(console, f"All {total} steps were done before; the sample and the pictures are made again.")
+    _finish(console, run, about, data, validation, trainer)
+
+
+def _fit(console, run, t, trainer, total, minutes):
     _say(console, "Training", style="bold")
     span = f"steps {trainer.step + 1} to {total}" if trainer.step else f"{total} steps"
-    _prose(console, f"{span} of {wanted.train.batch * wanted.train.accumulate} x {wanted.train.window:,} samples into "
+    _prose(console, f"{span} of {t.batch * t.accumulate} x {t.window:,} samples into "
                     f"{run}; Ctrl-C saves and stops. Losses are in bits/sample: less is better.")
-    with _Display(console, total) as display, _Stop() as stop, contextlib.suppress(_Stopped):
-        def on_step(progress):
-            display.update(progress)
-            if stop.asked:
-                raise _Stopped
-
-        trainer.fit(steps=total - trainer.step, minutes=minutes, on_step=on_step)
-    trainer.save(run)
-    if stop.asked:
-        _say(console, f"Stopped at step {trainer.step} of {total}; everything is saved. To go on:\n  "
+    try:
+        with _Display(console, total) as display:
+            reason = trainer.fit(steps=total - trainer.step, minutes=minutes, on_step=display.update)
+    except KeyboardInterrupt:
+        _say(console, f"Stopped at step {trainer.step} of {total}; what was finished is saved. To go on:\n  "
                       + _command("train", "--out", run, "--resume"))
-        raise typer.Exit(130)
-    if trainer.step < total:
-        reason = "the time that --minutes gave is over" if minutes is not None else "validation no longer improves"
-        _say(console, f"Stopped at step {trainer.step} of {total}: {reason}.")
-    _finish(console, run, about, data, validation, trainer)
+        raise typer.Exit(130) from None
+    if reason != "steps":
+        why = {"minutes": "the time that --minutes gave is over", "patience": "validation no longer improves"}[reason]
+        _say(console, f"Stopped at step {trainer.step} of {total}: {why}.")
 
 
 def _open_data(wd, wanted):
@@ -170,24 +194,34 @@ def _open_data(wd, wanted):
     return wd.audio.bundled_clips(sample_rate=wanted.sample_rate, speakers="folders")
 
 
+def _model_config(wd, wanted, voices):
+    try:
+        return wd.WaveNetConfig.from_dict({**wanted.model, "sample_rate": wanted.data.sample_rate, "speakers": voices})
+    except ConfigError as error:
+        raise ConfigError(f"[model] {error}") from error
+
+
 def _new_trainer(wd, wanted, data, validation, run, threads):
-    voices = len(data.speakers or ())
-    config = wd.WaveNetConfig.from_dict({**wanted.model, "sample_rate": data.sample_rate, "speakers": voices})
     t = wanted.train
+    config = _model_config(wd, wanted, len(data.speakers))
     model = wd.WaveNet(config, seed=t.seed, recompute=t.recompute, threads=threads)
     if t.optimizer == "sgd":
-        optimizer = wd.SGD(t.learning_rate, momentum=0.9)
+        optimizer = wd.SGD(t.learning_rate, momentum=t.momentum)
     elif t.optimizer == "adam":
         optimizer = wd.Adam(t.learning_rate)
     else:
         optimizer = wd.AdamW(t.learning_rate, weight_decay=t.weight_decay)
-    schedule = {"cosine": lambda: wd.schedules.cosine(t.steps, warmup=t.warmup, final=t.final),
-                "exponential": lambda: wd.schedules.exponential(t.steps, warmup=t.warmup, final=t.final),
-                "constant": lambda: wd.schedules.constant(warmup=t.warmup)}[t.schedule]()
     return wd.Trainer(model, data, optimizer=optimizer, batch=t.batch, window=t.window, seed=t.seed,
-                      schedule=schedule, clip=t.clip or None, ema=t.ema or None, accumulate=t.accumulate,
+                      schedule=_schedule(wd, t), clip=t.clip or None, ema=t.ema or None, accumulate=t.accumulate,
                       validation=data if validation else None, validate_every=t.validate_every,
                       patience=t.patience or None, folder=run)
+
+
+def _schedule(wd, t):
+    if t.schedule == "constant":
+        return wd.schedules.constant(warmup=t.warmup)
+    final = {"final": t.final} if t.final else {}
+    return getattr(wd.schedules, t.schedule)(t.steps, warmup=t.warmup, **final)
 
 
 def _finish(console, run, about, data, validation, trainer):
@@ -276,8 +310,6 @@ def generate(
     speaker: Annotated[str | None, typer.Option(help="Voice, for a model of several.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="WAV or FLAC file. \\[default: RUN/generated.wav]",
                                              show_default=False)] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. \\[default: all cores]",
-                                                show_default=False)] = None,
 ) -> None:
     """Let a trained model make sound."""
     with _errors():
@@ -287,14 +319,14 @@ def generate(
                               f"--speaker {speaker}: this model has only one voice")
         index = voices.index(speaker) if speaker else 0 if voices else None
         console, out = Console(), out or run / "generated.wav"
-        _generate(console, run, seconds, temperature, seed, index, out, threads)
+        _generate(console, run, seconds, temperature, seed, index, out)
         _say(console, f"Wrote {out}")
 
 
-def _generate(console, run, seconds, temperature, seed, speaker, out, threads=None):
+def _generate(console, run, seconds, temperature, seed, speaker, out):
     import wavedil as wd
 
-    model = wd.load(run / "model.safetensors", threads=threads)
+    model = wd.load(run / "model.safetensors")
     rate = model.config.sample_rate
     n = max(1, round(seconds * rate))
     columns = TextColumn("Generating"), BarColumn(bar_width=None), TextColumn("{task.percentage:3.0f}%")
@@ -316,8 +348,8 @@ def info(
 ) -> None:
     """Show a model: parameters, receptive field, layers, arithmetic and memory."""
     with _errors():
-        if run is not None and (preset or config):
-            raise typer.BadParameter("give a run folder, or --preset and --config, not both")
+        if (run is None) == (preset is None and config is None):
+            raise typer.BadParameter("give either a run folder, or --preset or --config or both")
         if run is not None:
             about = _read_run(run)
             wanted = settings_module.from_tables((f"{run / 'config.json'}", about["settings"]))
@@ -331,7 +363,7 @@ def info(
 def _info(console, wanted, voices):
     import wavedil as wd
 
-    config = wd.WaveNetConfig.from_dict({**wanted.model, "sample_rate": wanted.data.sample_rate, "speakers": voices})
+    config = _model_config(wd, wanted, voices)
     rate = config.sample_rate
     model = wd.WaveNet(config, recompute=wanted.train.recompute)
     sizes = {name: int(array.size) for name, array in model.params.items()}
@@ -401,27 +433,6 @@ def _errors():
 def _fail(message, code=1):
     print("error: " + " ".join(message.split()), file=sys.stderr)
     raise typer.Exit(code)
-
-
-class _Stopped(Exception):
-    """Leaves `fit` between two steps."""
-
-
-class _Stop:
-    """Around `fit`: the first Ctrl-C asks for a stop after the current step, the second interrupts at once."""
-
-    def __enter__(self):
-        self.asked = False
-        self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def _ask(self, number, frame):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_):
-        signal.signal(signal.SIGINT, self._before)
 
 
 class _Display:

@@ -42,10 +42,11 @@ class TrainSettings:
     window: int = 4096  # samples
     optimizer: str = "adamw"  # adamw | adam | sgd
     learning_rate: float = 4e-3
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # adamw
+    momentum: float = 0.9  # sgd
     schedule: str = "cosine"  # cosine | exponential | constant
     warmup: int = 0  # steps of linear rise before the schedule
-    final: float = 0.0  # the learning rate at the last step, as a share of learning_rate
+    final: float = 0.0  # learning rate at the last step, as a share of learning_rate; 0: cosine 0, exponential 0.01
     clip: float = 1.0  # largest global gradient norm; 0: unlimited
     ema: float = 0.0  # decay of the averaged weights; 0: none
     accumulate: int = 1  # batches per step
