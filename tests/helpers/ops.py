@@ -13,7 +13,7 @@ from wavedil import ops
 from wavedil.ops import contract
 
 DTYPES = ("float32", "float64")
-FAMILIES = tuple(f for f in ops.FAMILIES if importlib.util.find_spec(f"wavedil.ops.{f}"))
+FAMILIES = tuple(f for f in ops.FAMILIES if importlib.util.find_spec(f"wavedil.ops.{f}.cases"))
 
 
 def module(family):

@@ -5,8 +5,7 @@ With ``logits = x w + b`` of each row, its target class ``q`` and its weight ``m
     loss = sum of m (log sum exp(logits) - logits[q]) over all rows / sum of m          mean nats
     dlogits = dloss m / sum of m (softmax(logits) - onehot(q))
 
-The logits of all rows are never in memory at once: backward computes them again, tile by tile, from the saved
-log-sum-exp. The softmax over mu-law codes is WaveNet's output (arXiv:1609.03499, section 2.2).
+The logits of all rows are never in memory at once: backward computes them again, chunk by chunk. The softmax over mu-law codes is WaveNet's output (arXiv:1609.03499, section 2.2).
 """
 
 from typing import NamedTuple
@@ -25,7 +24,6 @@ class Saved(NamedTuple):
     b: np.ndarray | None  # (Q,)
     targets: np.ndarray  # (B, T) integers
     weights: np.ndarray  # (B, T), divided by their sum
-    lse: np.ndarray  # (B, T) log sum exp of each row's logits
 
 
 class Grads(NamedTuple):
@@ -89,9 +87,8 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     shares = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)
     _shares(where, weights, shares)
     loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64)
-    lse = contract.empty(workspace, f"{where}.lse", x.shape[:2], x.dtype)
-    kernels.forward(loss, lse, x, w, b, targets, shares, workspace=workspace, threads=threads)
-    return float(loss[0]), Saved(x, w, b, targets, shares, lse)
+    kernels.forward(loss, x, w, b, targets, shares, workspace=workspace, threads=threads)
+    return float(loss[0]), Saved(x, w, b, targets, shares)
 
 
 def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):

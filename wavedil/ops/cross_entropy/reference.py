@@ -3,24 +3,25 @@
 import numpy as np
 
 
-def _logits(x, w, b):
-    logits = x @ w
-    return logits if b is None else logits + b
+def _logits_and_lse(x, w, b):
+    """The logits of each row, and their log sum exp."""
+    logits = x @ w if b is None else x @ w + b
+    top = logits.max(-1, keepdims=True)
+    return logits, top + np.log(np.exp(logits - top).sum(-1, keepdims=True))
 
 
-def forward(loss, lse, x, w, b, targets, weights, *, workspace, threads):
-    """loss =, lse =."""
-    logits = _logits(x, w, b)
-    top = logits.max(-1)
-    lse[...] = top + np.log(np.exp(logits - top[..., None]).sum(-1))
-    picked = np.take_along_axis(logits, targets[..., None].astype(np.intp), -1)[..., 0]
-    loss[0] = (weights * (lse - picked)).sum(dtype=np.float64)
+def forward(loss, x, w, b, targets, weights, *, workspace, threads):
+    """loss =."""
+    logits, lse = _logits_and_lse(x, w, b)
+    picked = np.take_along_axis(logits, targets[..., None].astype(np.intp), -1)
+    loss[0] = (weights * (lse - picked)[..., 0]).sum(dtype=np.float64)
 
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +=."""
-    x, w, b, targets, weights, lse = saved
-    d_logits = np.exp(_logits(x, w, b) - lse[..., None])
+    x, w, b, targets, weights = saved
+    logits, lse = _logits_and_lse(x, w, b)
+    d_logits = np.exp(logits - lse)
     batch, time = np.indices(targets.shape)
     d_logits[batch, time, targets] -= 1
     d_logits *= dy * weights[..., None]
