@@ -385,7 +385,8 @@ def _info(console, wanted, voices):
     console.print(table)
     flops = forward_flops(model.params.shapes)
     t = wanted.train
-    memory = memory_of_a_step(config, model.params, t.batch, t.window, t.recompute, bool(t.ema), t.optimizer)
+    moments = {"adam": 2, "adamw": 2, "sgd": int(t.momentum > 0)}[t.optimizer]
+    memory = memory_of_a_step(config, model.params, t.batch, t.window, t.recompute, moments, t.ema > 0)
     for name, text in (
         ("parameters", f"{model.params.count:,} ({_bytes(model.params.count * model.params.flat.itemsize)})"),
         ("receptive field", f"{model.receptive_field:,} samples = {_ms(model.receptive_field, rate)} at {rate} Hz"),
@@ -408,12 +409,17 @@ def forward_flops(shapes: dict) -> int:
     return total
 
 
-def memory_of_a_step(config, params, batch, window, recompute, ema, optimizer) -> int:
-    """Bytes that a training step holds: the weights and what belongs to them, and the activations kept for backward."""
-    copies = 2 + {"sgd": 1}.get(optimizer, 2) + ema + batch  # weights, gradient, moments, EMA, a slab per batch item
-    per_row = config.residual_channels + (0 if recompute else 2 * config.dilation_channels)
-    kept = len(config.dilations) * per_row + config.skip_channels + config.end_channels
-    return params.flat.itemsize * (copies * params.flat.size + batch * window * kept)
+def memory_of_a_step(config, params, batch, window, recompute=False, moments=2, ema=False) -> int:
+    """Bytes of the arrays that a training step holds: the weights and their likes, and the activations for backward.
+
+    Weights, gradient, moments, average, the weights packed twice, and gradients of each batch item; of each block its
+    input and, unless they are computed again, tanh and sigmoid; and one gradient of the residual and skip channels.
+    """
+    copies = 4 + moments + ema + batch
+    per_block = config.residual_channels + (0 if recompute else 2 * config.dilation_channels)
+    rows = len(config.dilations) * window + (config.kernel_size - 1) * sum(config.dilations)
+    activations = per_block * rows + (config.residual_channels + config.skip_channels) * window
+    return params.flat.itemsize * (copies * params.flat.size + batch * activations)
 
 
 # ---- what the commands share ---------------------------------------------------------------------------------------
