@@ -100,10 +100,11 @@ def test_train_leaves_a_whole_run_folder(trained):
 def test_train_tells_a_newcomer_what_happens(trained):
     run, result = trained
     out = result.stdout
-    order = ["12 clips", "skipped" if "skipped" in out else "silent", "order-1", "parameters", "training  validation",
-             "What was learned", "bits per", "sample.wav", "What to try next", "wavedil generate"]
-    places = [out.find(words) for words in order]
-    assert -1 not in places and places == sorted(places), out
+    place = 0
+    for words in ("12 clips", "silent", "order-1", "parameters", "training  validation", "What was learned",
+                  "the model needs", "sample.wav", "What to try next", "wavedil generate"):
+        place = out.find(words, place)
+        assert place >= 0, words
     assert "\x1b" not in out  # no colours or cursor movements in a file
     assert result.stderr == ""
 
