@@ -21,7 +21,6 @@ from wavedil.layers.parameters import Parameters
 from wavedil.ops import update
 from wavedil.training import checkpoint, optimizers, schedules
 
-SILENCE = 128  # the code before the first sample of a clip
 _BITS = 1 / math.log(2)  # bits in a nat
 
 
@@ -203,8 +202,8 @@ class Trainer:
             if not callable(getattr(self.validation, "validation_clips", None)):
                 kind = type(self.validation).__name__
                 raise ConfigError(f"Trainer: validation must have validation_clips(), got {kind}")
-            if not len(self.validation.validation_clips()):
-                raise ConfigError("Trainer: validation must hold at least one clip, got none; pass validation=None")
+            if not any(len(codes) for _, codes, _ in self.validation.validation_clips()):
+                raise ConfigError("Trainer: validation must hold at least one sample, got none; pass validation=None")
         rates = [getattr(self.data, "sample_rate", None), getattr(self.model.config, "sample_rate", None)]
         if None not in rates and rates[0] != rates[1]:
             raise ConfigError(f"Trainer: the model is for {rates[1]} Hz, the data has {rates[0]} Hz")
@@ -351,15 +350,15 @@ class Trainer:
 
     def _fits(self, norm):
         """Whether a gradient's norm is finite, and its square too (Adam's second moment)."""
-        return norm * norm <= np.finfo(self._grads.dtype).max
+        return norm * norm <= float(np.finfo(self._grads.dtype).max)
 
     def _diverged(self, loss, norm):
         sizes = {name: float(np.max(np.abs(g))) for name, g in self._grads.items()}
         name = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])
         return DivergedError(
             f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss * _BITS:.4g} bits, gradient "
-            f"norm {norm:.4g}, largest gradient {sizes[name]:.4g} in {name}; the weights are those of step {self.step}, "
-            f"{self._kept()}. A lower learning rate, clip=1.0 or a warm-up may help"
+            f"norm {norm:.4g}, largest gradient {sizes[name]:.4g} in {name}; the weights are those of step "
+            f"{self.step}, {self._kept()}. A lower learning rate, clip=1.0 or a warm-up may help"
         )
 
     def _kept(self):
@@ -390,14 +389,16 @@ class Trainer:
 
     def _validation_batches(self):
         """Clips of similar length together, padded at the end with weight 0, in batches that use all threads."""
-        clips = sorted(self.validation.validation_clips(), key=lambda clip: len(clip[1]))
+        clips = [clip for clip in self.validation.validation_clips() if len(clip[1])]
+        clips.sort(key=lambda clip: len(clip[1]))
+        silence = self.model.config.classes // 2  # 128 for mu-law
         limit = 8 * self.batch * self.window  # samples, unless a single clip is longer
         while clips:
             longest = len(clips[-1][1])
             size = min(len(clips), max(1, limit // longest), self.batch)
             group = clips[-size:]
             del clips[-size:]
-            codes = np.full((size, longest + 1), SILENCE, dtype=group[-1][1].dtype)
+            codes = np.full((size, longest + 1), silence, dtype=group[-1][1].dtype)
             weights = np.zeros((size, longest), dtype=np.float32)
             for row, (_, clip, _) in enumerate(group):
                 codes[row, 1 : len(clip) + 1] = clip
@@ -639,13 +640,11 @@ class _Metrics:
 
     def __init__(self, path, step):
         self._path = path
-        kept = []
-        if path.exists():
-            text = path.read_bytes()
-            kept = [line for line in text.splitlines(keepends=True) if _step_of(line) <= step]
-            if b"".join(kept) != text:
-                files.replace(path, b"".join(kept))
         with self._errors():
+            text = path.read_bytes() if path.exists() else b""
+            kept = b"".join(line for line in text.splitlines(keepends=True) if _step_of(line) <= step)
+            if kept != text:
+                files.replace(path, kept)
             self._file = open(path, "a", encoding="utf-8", buffering=1)
 
     def add(self, progress):
