@@ -46,6 +46,15 @@ def test_mulaw_matches_its_equation():
     assert audio.mulaw_encode(x).tolist() == expected
 
 
+def test_mulaw_is_as_fine_as_float64():
+    """A hair below and above each threshold between two codes, nearer than float32 resolves."""
+    codes = np.arange(1, 256)
+    f = (codes - 0.5) / 127.5 - 1
+    threshold = np.sign(f) * (256 ** np.abs(f) - 1) / 255
+    np.testing.assert_array_equal(audio.mulaw_encode(threshold - 1e-10), codes - 1)
+    np.testing.assert_array_equal(audio.mulaw_encode(threshold + 1e-10), codes)
+
+
 def test_mulaw_float32_and_float64_agree():
     x = np.random.default_rng(1).uniform(-1, 1, 20000).astype(np.float32)
     np.testing.assert_array_equal(audio.mulaw_encode(x), audio.mulaw_encode(x.astype(np.float64)))

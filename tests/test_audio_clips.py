@@ -272,6 +272,14 @@ def test_every_sample_is_about_equally_likely(tmp_path):
     assert short / long == pytest.approx(1.0, abs=0.15)
 
 
+def test_clips_of_one_sample(tmp_path):
+    for name, value in (("a", 0.5), ("b", -0.5)):
+        put(tmp_path / f"{name}.wav", [value])
+    codes, weights = audio.ClipFolder(tmp_path, validation=0).batch(np.random.default_rng(0), 1000, 1)
+    assert weights.all() and (codes[:, 0] == SILENCE).all()
+    assert 400 < np.count_nonzero(codes[:, 1] > SILENCE) < 600
+
+
 def test_same_state_same_batch(folder):
     one, two = audio.ClipFolder(folder), audio.ClipFolder(folder)
     a, b = np.random.default_rng(7), np.random.default_rng(7)
