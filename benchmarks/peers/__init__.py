@@ -1,0 +1,1 @@
+"""Worker processes, one module per peer. Each needs NumPy and its own framework, nothing else."""

@@ -1,0 +1,189 @@
+"""The whole training step (forward, backward, clipping, Adam) of a WaveNet of 20 blocks, and its forward pass alone.
+
+All peers start from one file of weights and codes, and their losses and gradient norms over the first steps are compared
+before anything is timed. Peak memory is that of each peer's whole process; beside it stands what is left of it after
+import and a warm-up on a problem of 16 samples (for torch.compile, which would compile twice, only after import).
+"""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks import harness, plots
+from benchmarks import problem as problems
+from benchmarks.harness import say
+from benchmarks.problem import Problem
+
+SHAPES = ((16, 2), (32, 2), (64, 2), (64, 3), (128, 2))
+TOLERANCE = 1e-3  # relative, of losses and gradient norms in float32
+OURS = "wavedil"
+
+
+def peers(settings, compiled):
+    """label -> (module, interpreter, options)."""
+    found = {
+        OURS: ("benchmarks.peers.wavedil_wavenet", None, {}),
+        "wavedil, recompute": ("benchmarks.peers.wavedil_wavenet", None, {"recompute": True}),
+    }
+    for formulation in ("conv1d", "linear"):
+        options = {"formulation": formulation}
+        torch = ("benchmarks.peers.torch_wavenet", settings.torch_python)
+        found[f"torch {formulation}"] = (*torch, options)
+        if compiled:
+            found[f"torch.compile {formulation}"] = (*torch, options | {"compile": True})
+        found[f"jax {formulation}"] = ("benchmarks.peers.jax_wavenet", settings.jax_python, options)
+    return found
+
+
+def start(chosen, settings):
+    """The workers that can be started; the others are named with the reason."""
+    workers, absent = {}, {}
+    for label, (module, python, _) in chosen.items():
+        if module in absent:
+            continue
+        try:
+            interpreter = {} if python is None else {"python": python}
+            workers[label] = harness.Worker(module, threads=settings.threads, **interpreter)
+        except harness.Absent as reason:
+            absent[module] = str(reason)
+            say(f"{label.split()[0]}: skipped: {reason}")
+    return workers, absent
+
+
+def disagreement(answers):
+    """Largest relative difference of losses and gradient norms to the first peer's, for each peer."""
+    first, *_ = answers.values()
+    worst = {}
+    for label, answer in answers.items():
+        pairs = [(answer["loss"], first["loss"])]
+        for name in ("losses", "norms"):
+            pairs += zip(answer[name], first[name], strict=True)
+        # not <=: a NaN must count as a disagreement
+        worst[label] = max(abs(a - b) / abs(b) if a == a and b == b else float("inf") for a, b in pairs)
+    return worst
+
+
+def measure(problem, chosen, settings, folder):
+    """All figures of one problem: label -> what was found."""
+    path = str(problems.write(problem, folder / "problem.npz"))
+    tiny = Problem(problem.channels, problem.kernel, problem.dilations, 1, 16, problem.classes)
+    warm_up = {"problem": tiny.to_dict(), "path": str(problems.write(tiny, folder / "tiny.npz"))}
+    workers, absent = start(chosen, settings)
+    found = {label: {"import_seconds": worker.import_seconds} for label, worker in workers.items()}
+    try:
+        checks = {}
+        for label, worker in workers.items():
+            options = chosen[label][2]
+            first = None if options.get("compile") else warm_up
+            about = worker.ask(
+                "setup", problem=problem.to_dict(), path=path, warm_up=first, threads=settings.threads, **options
+            )
+            checks[label] = worker.ask("check", steps=3)
+            found[label] |= {"about": about, "check": checks[label]}
+        for label, worst in disagreement(checks).items():
+            found[label]["relative_difference"] = worst
+            if worst > TOLERANCE:
+                raise harness.WorkerError(
+                    f"{label}: losses and gradient norms must agree to {TOLERANCE} with {OURS}'s, got {worst:.1e}: "
+                    f"{checks[label]} against {checks[OURS]}"
+                )
+        budget = 0.2 if settings.quick else 0.7
+        for what, share in (("step", 1), ("loss", 1 / 3)):  # the loss was called cold only: guess its time
+            measures = {}
+            for label, worker in workers.items():
+                count = harness.repeats(checks[label]["seconds"][-1] * share, budget, most=20)
+                measures[label] = lambda w=worker, n=count, k=what: w.ask("time", what=k, repeat=n)["seconds"]
+            seconds = harness.alternate(measures, settings.rounds)
+            for label, values in seconds.items():
+                found[label][what] = harness.summary(values) | {"rounds": values}
+                found[label][what]["times_slower_than_wavedil"] = harness.ratio(values, seconds[OURS])
+        for label, worker in workers.items():
+            found[label]["memory"] = worker.ask("memory", steps=2)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    for row in found.values():
+        row["step"]["gflops"] = problem.step_flops / row["step"]["median"] / 1e9
+        row["step"]["samples_per_second"] = problem.samples / row["step"]["median"]
+        row["loss"]["gflops"] = problem.forward_flops / row["loss"]["median"] / 1e9
+    return {"problem": problem.to_dict(), "step_gflop": problem.step_flops / 1e9, "peers": found, "absent": absent}
+
+
+def best(row, what, prefixes):
+    """Label and median of the fastest peer whose label starts with one of the prefixes; None where there is none."""
+    found = {label: peer[what]["median"] for label, peer in row["peers"].items() if label.startswith(prefixes)}
+    return min(found.items(), key=lambda item: item[1]) if found else None
+
+
+def table(row):
+    """Lines of text."""
+    lines = [f"{'':24}{'step ms':>9}{'min':>8}{'x':>6} {'quartiles':>12}{'GFLOP/s':>9}{'loss ms':>9}{'x':>6}{'MiB':>7}{'net':>7}"]
+    for label, peer in row["peers"].items():
+        step, loss, memory = peer["step"], peer["loss"], peer["memory"]
+        times = step["times_slower_than_wavedil"]
+        spread = "{:.2f}-{:.2f}".format(*times["quartiles"])
+        lines.append(
+            f"{label:24}{1e3 * step['median']:9.1f}{1e3 * step['minimum']:8.1f}{times['median']:6.2f} {spread:>12}"
+            f"{step['gflops']:9.1f}{1e3 * loss['median']:9.1f}{loss['times_slower_than_wavedil']['median']:6.2f}"
+            f"{memory['process_peak_mib']:7.0f}{memory['step_net_mib']:7.0f}"
+        )
+    return lines
+
+
+def draw(rows, about):
+    first = rows[0]["problem"]
+    labels = [label for label in plots.COLOURS if any(label in row["peers"] for row in rows)]
+    by_name = {Problem.from_dict(row["problem"]).name: row["peers"] for row in rows}
+    footnote = f"{harness.describe(about)}\nmedians of alternating runs; numbers: how many times wavedil's"
+    fig, axes = plots.figure(11, 9.5, rows=3, footnote=footnote)
+    title = f"{len(first['dilations'])} blocks, batch {first['batch']} x {first['window']} samples"
+    kinds = (
+        ("step", "milliseconds a step", f"Training step: {title}"),
+        ("loss", "milliseconds", "Forward only: the loss"),
+    )
+
+    def times(value, ours):
+        return f"{value / ours:.2g}x" if value / ours < 10 else f"{value / ours:.0f}x"
+
+    for ax, (what, unit, name) in zip(axes, kinds, strict=False):
+        def value(group, label, what=what):
+            peer = by_name[group].get(label)
+            return None if peer is None else 1e3 * peer[what]["median"]
+
+        def text(group, label, what=what):
+            return f"{by_name[group][label][what]['times_slower_than_wavedil']['median']:.3g}x"
+
+        plots.grouped_bars(ax, list(by_name), labels, value, text, unit + " (log)", name)
+        ax.set_yscale("log")
+
+    def peak(group, label):
+        peer = by_name[group].get(label)
+        return None if peer is None else peer["memory"]["process_peak_mib"]
+
+    plots.grouped_bars(
+        axes[2], list(by_name), labels, peak, lambda g, k: times(peak(g, k), peak(g, OURS)), "MiB",
+        "Peak memory of the whole training process",
+    )
+    return fig
+
+
+def run(settings, shapes=None, window=None):
+    shapes = shapes or (SHAPES[:2] if settings.quick else SHAPES)
+    window = window or (1024 if settings.quick else 4096)
+    if settings.quick:
+        say("torch.compile: skipped: it alone compiles for longer than --quick may take")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for channels, kernel in shapes:
+            problem = Problem(channels, kernel, window=window)
+            chosen = peers(settings, compiled=not settings.quick)
+            rows.append(measure(problem, chosen, settings, Path(folder)))
+            say(f"{problem.name}, batch {problem.batch} x {problem.window}, {problem.step_flops / 1e9:.1f} GFLOP a step")
+            for line in table(rows[-1]):
+                say("  " + line)
+            if fastest := best(rows[-1], "step", ("torch",)):
+                ours = rows[-1]["peers"][OURS]["step"]["median"]
+                say(f"  best of torch: {fastest[0]}, {fastest[1] / ours:.2f}x wavedil's time")
+            rows[-1]["best_torch"] = {what: best(rows[-1], what, ("torch",)) for what in ("step", "loss")}
+            figure = draw(rows, harness.machine())
+            harness.write_results("train_step", {"rows": rows}, figure, settings)  # after each row: long runs get cut off
+    return rows
