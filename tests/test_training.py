@@ -257,6 +257,17 @@ def test_the_model_file_is_rebuilt_when_it_is_not_that_of_the_trainer(harm, tmp_
     assert model.read_bytes() == newest
 
 
+def test_the_data_goes_on_being_the_validation(tmp_path):
+    data = TinyData()
+    trainer(data=data, validation=data, patience=2).save(tmp_path / "x.safetensors")
+    again = TinyData()
+    t = Trainer.resume(tmp_path / "x.safetensors", again, model=Tiny())
+    assert t.validation is again and t.patience == 2
+    trainer(validation=TinyData(), patience=2).save(tmp_path / "x.safetensors")
+    t = Trainer.resume(tmp_path / "x.safetensors", again, model=Tiny())
+    assert t.validation is None and t.patience is None
+
+
 def test_another_schedule_to_train_longer(tmp_path):
     t = trainer(tmp_path, schedule=schedules.cosine(4))
     t.fit(steps=4)
@@ -401,7 +412,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     class Pressed(TinyData):
         def batch(self, rng, batch, window):
             if self.drawn == 6 * batch:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             return super().batch(rng, batch, window)
 
     t = trainer(tmp_path, data=Pressed(), ema=0.9)
@@ -414,6 +425,24 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     straight = trainer(ema=0.9)
     straight.fit(steps=10)
     assert state(second) == state(straight)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
+    class Pressed(TinyData):
+        def batch(self, rng, batch, window):
+            drawn = super().batch(rng, batch, window)
+            if self.drawn == 3 * batch:
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+            return drawn
+
+    t = trainer(tmp_path, data=Pressed())
+    with pytest.raises(KeyboardInterrupt):
+        t.fit(steps=50)
+    assert t.step == 2 and Trainer.resume(tmp_path, TinyData(), model=Tiny()).step == 2
+    straight = trainer()
+    straight.fit(steps=2)
+    assert state(t) == state(straight)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, DataError])

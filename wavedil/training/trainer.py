@@ -70,8 +70,8 @@ class Trainer:
         ``save(path, step=, params=)``.
     data : object
         ``data.batch(rng, batch, window)`` returns the arguments of ``model.loss_and_grads``: positional arrays, and the
-        keyword arguments as a dict at the end, if any. If it has ``state()`` and ``set_state(state)``, they are used to
-        resume.
+        keyword arguments as a dict at the end, if any. If it has ``state()`` (what JSON can hold, a fresh value each
+        time) and ``set_state(state)``, they are used to resume.
     optimizer : SGD, Adam or AdamW, default ``AdamW(2e-3)``
     batch, window : int
         Number of windows in a batch, and predicted samples in a window.
@@ -280,7 +280,7 @@ class Trainer:
                     progress = clock.progress(loss * _BITS, bits, rate, norm)
                     if metrics is not None:
                         metrics.add(progress)
-                        if due or reason or interrupt.asked:
+                        if due or reason:
                             self._save_folder()
                     if on_step is not None:
                         on_step(progress)
@@ -382,7 +382,7 @@ class Trainer:
                 samples = np.count_nonzero(weights)
                 total += float(self.model.loss(codes, weights, **keywords)) * samples
                 count += samples
-        bits = total / count * _BITS
+        bits = float(total / count) * _BITS
         if not math.isfinite(bits):
             raise DivergedError(f"step {self.step}: expected a finite validation loss, got {bits}; {self._kept()}")
         return bits
@@ -490,6 +490,7 @@ class Trainer:
             "reproducible": self.reproducible,
             "random": checkpoint.pack_random(self._rng),
             "data": data,
+            "validation": "data" if self.validation is self.data else None,
         }
 
     @classmethod
@@ -512,7 +513,7 @@ class Trainer:
         path : path-like
             What was given to `save`, or the `folder` of the trainer: a folder goes on being used as one.
         data, validation
-            As they were.
+            As they were; without `validation`, `data` is used for it if it was before.
         schedule : Schedule, optional
             Instead of the saved one: to train longer than was planned.
         patience : int, optional
@@ -534,6 +535,8 @@ class Trainer:
                 model = _build_model(about, threads)
             elif type(model).__name__ != about["class"] or model.config.to_dict() != about["config"]:
                 raise CheckpointError(f"expected a {about['class']} with config {about['config']}, got another model")
+            if validation is None and about["validation"] == "data":
+                validation = data
             settings = dict(about["settings"])
             settings["patience"] = settings["patience"] if patience is None else patience
             if validation is None:
