@@ -1,5 +1,6 @@
 """Schedules and optimizers: values, dicts there and back, and bad settings."""
 
+import doctest
 import json
 
 import numpy as np
@@ -21,6 +22,11 @@ def test_values():
     assert [warm(t) for t in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert warm(9) == pytest.approx(0.5) and warm(14) == 0
     assert schedules.constant(warmup=2)(0) == 0.5 and schedules.constant(warmup=2)(50) == 1
+
+
+def test_the_example_in_the_docs():
+    result = doctest.testmod(schedules)
+    assert result.attempted == 3 and result.failed == 0
 
 
 def test_warmup_is_part_of_all_steps():

@@ -39,7 +39,7 @@ class Progress:
     validation_bits : float or None
         Loss over the whole validation clips, if it was measured after this step.
     samples_per_second : float
-        Predicted samples per second of training, mean over the latest steps.
+        Predicted samples per second of training (those in padding count too), mean over the latest steps.
     x_realtime : float or None
         The same in seconds of sound per second; None if nobody knows the sample rate.
     seconds_left : float
