@@ -23,6 +23,24 @@ def blocks(batch, rows):
     return [(b, t, min(t + BLOCK, rows)) for b in range(batch) for t in range(0, rows, BLOCK)]
 
 
+class _Writeable:
+    """The memory of a read-only array."""
+
+    def __init__(self, array):
+        self.array = array
+        self.__array_interface__ = dict(array.__array_interface__, data=(array.ctypes.data, False))
+
+
+def unlocked(array):
+    """The array as kernels take their inputs: Numba would compile them anew for read-only ones."""
+    return array if array.flags.writeable else np.asarray(_Writeable(array))
+
+
+def flat(array):
+    """All elements of an input in one dimension."""
+    return unlocked(array).reshape(-1)
+
+
 # index maps -----------------------------------------------------------------------------------------------
 @functools.cache
 def plain_map(columns, dtype):
@@ -41,8 +59,8 @@ def gate_map(half, dtype):
 
 def _elements(base, view):
     """A view of an array as (the flat array, offset, strides), all in elements."""
-    flat, size = base.reshape(-1), base.itemsize
-    return flat, (view.ctypes.data - base.ctypes.data) // size, tuple(s // size for s in view.strides)
+    size = base.itemsize
+    return flat(base), (view.ctypes.data - base.ctypes.data) // size, tuple(s // size for s in view.strides)
 
 
 def pack_weight(base, view, rows, columns, target):
@@ -56,21 +74,21 @@ def add_weight(slabs, rows, columns, base, view):
 
 
 @jit
-def _pack_weight(flat, at, steps, taps, rows, columns, target):
+def _pack_weight(source, at, steps, taps, rows, columns, target):
     panels, _, w = target.shape
     for p in range(panels):
         for k in range(taps):
             for r in range(len(rows)):
                 for j in range(w):
                     row, column = rows[r], columns[p * w + j]
-                    value = flat.dtype.type(0)
+                    value = source.dtype.type(0)
                     if row >= 0 and column >= 0:
-                        value = flat[at + k * steps[0] + row * steps[1] + column * steps[2]]
+                        value = source[at + k * steps[0] + row * steps[1] + column * steps[2]]
                     target[p, k * len(rows) + r, j] = value
 
 
 @jit
-def _add_weight(slabs, rows, columns, flat, at, steps, taps):
+def _add_weight(slabs, rows, columns, target, at, steps, taps):
     count, panels, _, w = slabs.shape
     for p in range(panels):
         for k in range(taps):
@@ -81,7 +99,7 @@ def _add_weight(slabs, rows, columns, flat, at, steps, taps):
                         total = slabs[0, p, k * len(rows) + r, j]
                         for s in range(1, count):
                             total += slabs[s, p, k * len(rows) + r, j]
-                        flat[at + k * steps[0] + row * steps[1] + column * steps[2]] += total
+                        target[at + k * steps[0] + row * steps[1] + column * steps[2]] += total
 
 
 # rows -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from wavedil.kernels import host
-from wavedil.kernels.jit import jit
+from wavedil.kernels.jit import fragment, jit
 
 View = namedtuple("View", "data row panel")
 
@@ -89,7 +89,7 @@ def zero_memory(typing, pointer, count):
     return types.void(pointer, types.int64), codegen
 
 
-@jit
+@fragment
 def panel_view(array, at, rows):
     """View of a panel matrix with so many rows, which begins at an element of a one-dimensional array."""
     data = address(array, at)
@@ -97,13 +97,13 @@ def panel_view(array, at, rows):
     return View(data, w, rows * w)
 
 
-@jit
+@fragment
 def down(view, rows):
     """The view, begun so many rows lower (or higher, if negative)."""
     return View(beyond(view.data, rows * view.row), view.row, view.panel)
 
 
-@jit
+@fragment
 def right(view, panels):
     """The view, begun so many panels to the right."""
     return View(beyond(view.data, panels * view.panel), view.row, view.panel)
@@ -118,32 +118,67 @@ def zero_rows(view, rows, panels):
             zero_memory(beyond(view.data, p * view.panel + r * view.row), w)
 
 
-@jit
-def pack(source, target, rows):
-    """Fill a panel matrix ``target (panels, >= rows, W)`` from ``source (n, N)``, with n <= rows."""
-    panels, _, width = target.shape
-    n, columns = source.shape
-    for p in range(panels):
-        first = p * width
-        filled = min(width, columns - first)
-        for r in range(n):
-            for w in range(filled):
-                target[p, r, w] = source[r, first + w]
-            for w in range(filled, width):
-                target[p, r, w] = 0
-        for r in range(n, rows):
-            for w in range(width):
-                target[p, r, w] = 0
+# packing -------------------------------------------------------------------------------------------------
+def panel_index(places: np.ndarray, rows: int, panels: int, dtype) -> np.ndarray:
+    """Where each element of a panel matrix comes from, -1 for padding: for `gather`.
+
+    Parameters
+    ----------
+    places : (n, N) array of int
+        Flat position in the source of each element of the matrix; -1 for none.
+    rows, panels : int
+        Size of the panel matrix.
+    dtype : dtype
+        Of the elements: it sets the panels' width.
+
+    Returns
+    -------
+    (panels * rows * W,) array of int64
+    """
+    width = host.width(dtype)
+    padded = np.full((rows, panels * width), -1, np.int64)
+    padded[: places.shape[0], : places.shape[1]] = places
+    return np.ascontiguousarray(padded.reshape(rows, panels, width).transpose(1, 0, 2)).reshape(-1)
+
+
+def inverse_index(index: np.ndarray, size: int) -> np.ndarray:
+    """Where each of ``size`` source elements lies in the panel matrix that ``index`` fills."""
+    where = np.empty(size, np.int64)
+    where[index[index >= 0]] = np.flatnonzero(index >= 0)
+    return where
 
 
 @jit
-def unpack(source, target):
-    """Fill ``target (n, N)`` from a panel matrix ``source (panels, >= n, W)``."""
+def gather(source, index, target):
+    """target[i] = source[index[i]]; padding (index -1) keeps its zero."""
+    for i in range(len(index)):
+        if index[i] >= 0:
+            target[i] = source[index[i]]
+
+
+@jit
+def add_gathered(sources, index, target):
+    """target[i] += the sum over the rows of sources[:, index[i]], in their order"""
+    for i in range(len(index)):
+        total = sources[0, index[i]]
+        for k in range(1, sources.shape[0]):
+            total += sources[k, index[i]]
+        target[i] += total
+
+
+@jit
+def pack_rows(source, target):
+    """Fill a panel matrix ``target (panels, rows, W)`` from ``source (n, N)``, n <= rows; the padding is kept."""
+    width = target.shape[2]
+    for r in range(source.shape[0]):
+        for c in range(source.shape[1]):
+            target[c // width, r, c % width] = source[r, c]
+
+
+@jit
+def unpack_rows(source, target):
+    """Fill ``target (n, N)`` from a panel matrix ``source (panels, rows, W)``, n <= rows."""
     width = source.shape[2]
-    n, columns = target.shape
-    for p in range(source.shape[0]):
-        first = p * width
-        filled = min(width, columns - first)
-        for r in range(n):
-            for w in range(filled):
-                target[r, first + w] = source[p, r, w]
+    for r in range(target.shape[0]):
+        for c in range(target.shape[1]):
+            target[r, c] = source[c // width, r, c % width]

@@ -10,8 +10,7 @@ Two products do all the work of a convolution, forward and backward (W is the wi
 
 Each is a tile of ``host.tile_rows()`` x 2 vectors of accumulators that live in registers from the first term
 to the last (6 x 16 floats on AVX2). A step of the inner loop loads two vectors of B, and broadcasts one element of
-every row of A against them: 12 fused multiply-adds for 8 loads, so the loop is bound by arithmetic. The
-row product's loop is unrolled over one panel, so that all addresses are constants off a few registers.
+every row of A against them: 12 fused multiply-adds for 8 loads, so the loop is bound by arithmetic.
 
 How a tile starts and ends is a parameter (``ENDS``): a tile that ends in the gate of a WaveNet applies tanh and
 sigmoid while the sums are still in registers, and they never reach memory. This is what the fused kernels
@@ -29,7 +28,7 @@ from numba.extending import intrinsic
 
 from wavedil.kernels import host
 from wavedil.kernels.emit import I64, Emitter, fields
-from wavedil.kernels.jit import jit
+from wavedil.kernels.jit import fragment, jit
 from wavedil.kernels.panels import View, beyond, down, right, width_of
 from wavedil.kernels.vector import emit_sigmoid, emit_tanh
 
@@ -37,6 +36,7 @@ Left = namedtuple("Left", "data row panel panels tap taps")
 Left.__doc__ = """Left operand: a View of so many panels, read at ``taps`` positions that lie ``tap`` elements apart."""
 
 TILE = host.tile_rows()
+STEP = 4  # inner terms of a row product in a step of its loop; divides every panel's width
 UNROLL = 2  # rows in a step of the column product's loop; whole tiles are a multiple of it
 
 
@@ -58,10 +58,13 @@ def _row_tile(starts, finish):
             sums = [[e.variable(_start(e, extra[1 : 1 + starts], m, v)) for v in range(2)] for m in range(TILE)]
             a = [e.at(data, builder.mul(row, ir.Constant(I64, m))) for m in range(TILE)]
             b_step = ir.Constant(I64, e.width * e.width)
-            with e.loop(taps) as k, e.loop(panels) as q:
-                offset = builder.add(builder.mul(k, tap), builder.mul(q, panel))
+            steps = ir.Constant(I64, e.width // STEP)
+            with e.loop(taps) as k, e.loop(panels) as q, e.loop(steps) as step:
+                first = builder.mul(step, ir.Constant(I64, STEP))
+                offset = builder.add(builder.add(builder.mul(k, tap), builder.mul(q, panel)), first)
                 b_here = e.at(args[1], builder.mul(builder.add(builder.mul(k, panels), q), b_step))
-                for j in range(e.width):
+                b_here = e.at(b_here, builder.mul(first, ir.Constant(I64, e.width)))
+                for j in range(STEP):
                     b_vectors = [e.load(e.at(b_here, j * e.width + v * e.lanes)) for v in range(2)]
                     for m in range(TILE):
                         x = e.broadcast(e.at(a[m], offset, j))
@@ -164,24 +167,24 @@ _gate_backward_tile = _row_tile(0, _end_gate_backward)
 
 
 # row products -------------------------------------------------------------------------------------------
-@jit
+@fragment
 def left_view(view, panels):
     """A view of so many panels as a left operand with one tap."""
     return Left(view.data, view.row, view.panel, panels, 0, 1)
 
 
-@jit
+@fragment
 def left_taps(view, panels, rows_apart, taps):
     """A view as a left operand with several taps; the first is at the view's own rows."""
     return Left(view.data, view.row, view.panel, panels, rows_apart * view.row, taps)
 
 
-@jit
+@fragment
 def lower(left, rows):
     return Left(beyond(left.data, rows * left.row), left.row, left.panel, left.panels, left.tap, left.taps)
 
 
-@jit
+@fragment
 def repeated(pointer):
     """One row (a bias) as a view of any number of rows."""
     return View(pointer, 0, width_of(pointer))

@@ -11,6 +11,7 @@ class Workspace:
 
     def __init__(self):
         self._arrays = {}
+        self._values = {}
 
     def array(self, name, shape, dtype):
         """The array of that name; a new one only if the shape or dtype changed."""
@@ -21,7 +22,16 @@ class Workspace:
             held = self._arrays[name] = aligned_zeros(shape, dtype)
         return held
 
+    def hold(self, name, value):
+        """Keep a value that was costly to make; returns it."""
+        self._values[name] = value
+        return value
+
+    def held(self, name):
+        """The value kept under a name, or None."""
+        return self._values.get(name)
+
     @property
     def nbytes(self):
-        """Bytes held."""
+        """Bytes of the arrays."""
         return sum(array.nbytes for array in self._arrays.values())
