@@ -1,1 +1,4 @@
-"""Benchmarks: wavedil beside its peers, each in a process of its own, in alternation. Run ``python -m benchmarks --help``."""
+"""Benchmarks: wavedil beside its peers, each in a process of its own, in alternation.
+
+See ``python -m benchmarks --help``.
+"""

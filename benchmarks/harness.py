@@ -6,6 +6,7 @@ hits both, and the ratio of each pair is worth more than the ratio of two averag
 """
 
 import collections
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -67,10 +68,13 @@ class Worker:
             env=variables,
             text=True,
         )
-        hello = self._receive()
-        if "absent" in hello:
+        try:
+            hello = self._receive()
+            if "absent" in hello:
+                raise Absent(hello["absent"])
+        except WorkerError:
             self.close()
-            raise Absent(hello["absent"])
+            raise
         self.import_seconds = hello["import_seconds"]
 
     def __enter__(self):
@@ -92,7 +96,8 @@ class Worker:
         return answer["ok"]
 
     def close(self):
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it died with a request unread
+            self._process.stdin.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -234,6 +239,14 @@ def machine():
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def busy(about):
+    """A warning if other work is using the machine, else None."""
+    load = about["load_average"]
+    if load and load[0] > 0.5:
+        return f"the load average is {load[0]:.1f}: other work is running, and the figures will show it"
+    return None
 
 
 def describe(about):

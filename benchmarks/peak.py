@@ -1,7 +1,7 @@
 """The two roofs of this machine, measured: fused multiply-adds a second, and bytes a second to and from memory.
 
-The arithmetic peak comes from a loop over independent vector accumulators, ``acc = acc * a + b``, written in LLVM's IR so
-that nothing can be reordered or optimised away: as many accumulators as hide the latency, no memory at all. Several
+The arithmetic peak comes from a loop over independent vector accumulators, ``acc = acc * a + b``, written in LLVM's IR
+so that nothing can be reordered or optimised away: as many accumulators as hide the latency, no memory at all. Several
 vector widths and counts are tried and the best is the peak; it moves with the clock, so it is taken several times.
 The memory roof is the best of a copy and STREAM's triad over arrays far larger than the last-level cache, counting the
 bytes read and the bytes written.

@@ -1,4 +1,7 @@
-"""What is timed: WaveNet training problems, their weights and data, and what they cost. NumPy only: every peer imports it."""
+"""What is timed: WaveNet training problems, their weights and data, and what they cost.
+
+NumPy only: every peer imports it.
+"""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -1,8 +1,8 @@
 """The whole training step (forward, backward, clipping, Adam) of a WaveNet of 20 blocks, and its forward pass alone.
 
-All peers start from one file of weights and codes, and their losses and gradient norms over the first steps are compared
-before anything is timed. Peak memory is that of each peer's whole process; beside it stands what is left of it after
-import and a warm-up on a problem of 16 samples (for torch.compile, which would compile twice, only after import).
+All peers start from one file of weights and codes, and their losses and gradient norms over the first steps are
+compared before anything is timed. Peak memory is that of each peer's whole process; beside it stands what is left of it
+after import and a warm-up on a problem of 16 samples (for torch.compile, which would compile twice, after import only).
 """
 
 import tempfile
@@ -105,7 +105,7 @@ def measure(problem, chosen, settings, folder):
         row["step"]["gflops"] = problem.step_flops / row["step"]["median"] / 1e9
         row["step"]["samples_per_second"] = problem.samples / row["step"]["median"]
         row["loss"]["gflops"] = problem.forward_flops / row["loss"]["median"] / 1e9
-    return {"problem": problem.to_dict(), "step_gflop": problem.step_flops / 1e9, "peers": found, "absent": absent}
+    return {"problem": problem.to_dict(), "threads": settings.threads, "peers": found, "absent": absent}
 
 
 def best(row, what, prefixes):
@@ -116,7 +116,8 @@ def best(row, what, prefixes):
 
 def table(row):
     """Lines of text."""
-    lines = [f"{'':24}{'step ms':>9}{'min':>8}{'x':>6} {'quartiles':>12}{'GFLOP/s':>9}{'loss ms':>9}{'x':>6}{'MiB':>7}{'net':>7}"]
+    lines = [f"{'':24}{'step ms':>9}{'min':>8}{'x':>6} {'quartiles':>12}{'GFLOP/s':>9}{'loss ms':>9}{'x':>6}"]
+    lines[0] += f"{'MiB':>7}{'net':>7}"
     for label, peer in row["peers"].items():
         step, loss, memory = peer["step"], peer["loss"], peer["memory"]
         times = step["times_slower_than_wavedil"]
@@ -133,36 +134,26 @@ def draw(rows, about):
     first = rows[0]["problem"]
     labels = [label for label in plots.COLOURS if any(label in row["peers"] for row in rows)]
     by_name = {Problem.from_dict(row["problem"]).name: row["peers"] for row in rows}
-    footnote = f"{harness.describe(about)}\nmedians of alternating runs; numbers: how many times wavedil's"
-    fig, axes = plots.figure(11, 9.5, rows=3, footnote=footnote)
-    title = f"{len(first['dilations'])} blocks, batch {first['batch']} x {first['window']} samples"
+    frameworks = {peer["about"]["framework"] for row in rows for peer in row["peers"].values()}
+    footnote = f"{harness.describe(about)}; {', '.join(sorted(frameworks))}; {rows[0]['threads']} threads each\n"
+    footnote += f"medians of {first['batch']} x {first['window']} samples, {len(first['dilations'])} blocks, float32"
+    fig, axes = plots.figure(14, 11, rows=3, footnote=footnote)
     kinds = (
-        ("step", "milliseconds a step", f"Training step: {title}"),
-        ("loss", "milliseconds", "Forward only: the loss"),
+        ("Training step: forward, backward, clipping, Adam", "milliseconds", lambda p: 1e3 * p["step"]["median"]),
+        ("Forward only: the loss", "milliseconds", lambda p: 1e3 * p["loss"]["median"]),
+        ("Peak memory of the whole training process", "MiB", lambda p: p["memory"]["process_peak_mib"]),
     )
+    for ax, (title, unit, figure_of) in zip(axes, kinds, strict=True):
 
-    def times(value, ours):
-        return f"{value / ours:.2g}x" if value / ours < 10 else f"{value / ours:.0f}x"
+        def times(group, label, figure_of=figure_of):
+            peers = by_name[group]
+            return figure_of(peers[label]) / figure_of(peers[OURS]) if label in peers else None
 
-    for ax, (what, unit, name) in zip(axes, kinds, strict=False):
-        def value(group, label, what=what):
-            peer = by_name[group].get(label)
-            return None if peer is None else 1e3 * peer[what]["median"]
+        def text(group, label, figure_of=figure_of, times=times):
+            return f"{times(group, label):.2f}x\n{figure_of(by_name[group][label]):.0f}"
 
-        def text(group, label, what=what):
-            return f"{by_name[group][label][what]['times_slower_than_wavedil']['median']:.3g}x"
-
-        plots.grouped_bars(ax, list(by_name), labels, value, text, unit + " (log)", name)
-        ax.set_yscale("log")
-
-    def peak(group, label):
-        peer = by_name[group].get(label)
-        return None if peer is None else peer["memory"]["process_peak_mib"]
-
-    plots.grouped_bars(
-        axes[2], list(by_name), labels, peak, lambda g, k: times(peak(g, k), peak(g, OURS)), "MiB",
-        "Peak memory of the whole training process",
-    )
+        plots.grouped_bars(ax, list(by_name), labels, times, text, "times wavedil's", f"{title} (below: {unit})")
+        ax.margins(y=0.15)
     return fig
 
 
@@ -177,13 +168,14 @@ def run(settings, shapes=None, window=None):
             problem = Problem(channels, kernel, window=window)
             chosen = peers(settings, compiled=not settings.quick)
             rows.append(measure(problem, chosen, settings, Path(folder)))
-            say(f"{problem.name}, batch {problem.batch} x {problem.window}, {problem.step_flops / 1e9:.1f} GFLOP a step")
+            size = f"batch {problem.batch} x {problem.window}, {problem.step_flops / 1e9:.1f} GFLOP a step"
+            say(f"{problem.name}, {size}")
             for line in table(rows[-1]):
                 say("  " + line)
             if fastest := best(rows[-1], "step", ("torch",)):
                 ours = rows[-1]["peers"][OURS]["step"]["median"]
                 say(f"  best of torch: {fastest[0]}, {fastest[1] / ours:.2f}x wavedil's time")
             rows[-1]["best_torch"] = {what: best(rows[-1], what, ("torch",)) for what in ("step", "loss")}
-            figure = draw(rows, harness.machine())
-            harness.write_results("train_step", {"rows": rows}, figure, settings)  # after each row: long runs get cut off
+            # After each row: a long run may be cut off.
+            harness.write_results("train_step", {"rows": rows}, draw(rows, harness.machine()), settings)
     return rows

@@ -98,6 +98,20 @@ class TrainingPeer(Peer):
             norms.append(float(norm))
         return {"loss": initial, "losses": losses, "norms": norms, "seconds": seconds}
 
+    def do_first(self, problem, path, **options):
+        """Seconds until a fresh process has taken its first step, and of the step after it."""
+        begin = time.perf_counter()
+        self.setup(problem, path, **options)
+        built = time.perf_counter()
+        self.step()
+        first = time.perf_counter()
+        self.step()
+        return {
+            "setup": built - begin,
+            "first_step": first - built,
+            "second_step": time.perf_counter() - first,
+        }
+
     def do_time(self, what, repeat):
         return {"seconds": time_calls({"step": self.step, "loss": self.loss}[what], repeat)}
 
