@@ -40,11 +40,6 @@ def jit(function):
     return dispatcher
 
 
-def fragment(function):
-    """Compile a few lines as part of every kernel that calls them (a kernel of their own costs 0.1 s to compile)."""
-    return njit(inline="always")(function)
-
-
 def _no_cache():
     from numba.core.caching import NullCache
 

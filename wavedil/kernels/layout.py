@@ -12,7 +12,7 @@ import numpy as np
 
 from wavedil.kernels.host import width
 from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import View, beyond, panels_of, width_of, zero_memory
+from wavedil.kernels.panels import beyond, panels_of, right, width_of, zero_memory
 
 CHUNK = 96  # time rows that a kernel handles at once; a multiple of every tile's rows
 BLOCK = 10 * CHUNK  # time rows of a task
@@ -152,8 +152,7 @@ def read_taps(source, row, first, dilation, taps, count, channels, target, rows)
     w = width_of(source)
     panels = (channels + w - 1) // w
     for k in range(taps):
-        here = View(beyond(target.data, k * panels * target.panel), target.row, target.panel)
-        read_rows(source, row, first + k * dilation, count, channels, here, rows)
+        read_rows(source, row, first + k * dilation, count, channels, right(target, k * panels), rows)
 
 
 # streams --------------------------------------------------------------------------------------------------
@@ -186,4 +185,3 @@ def remember(history, position, x):
                 for c in range(x.shape[2]):
                     history[b, h, c] = x[b, t, c]
         position[0] = (position[0] + n) % span
-

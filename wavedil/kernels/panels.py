@@ -23,7 +23,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from wavedil.kernels import host
-from wavedil.kernels.jit import fragment, jit
+from wavedil.kernels.emit import I64, fields
+from wavedil.kernels.jit import jit
 
 View = namedtuple("View", "data row panel")
 
@@ -72,7 +73,7 @@ def width_of(typing, pointer):
     """Columns of a panel of this float type: a constant."""
 
     def codegen(context, builder, signature, args):
-        return ir.Constant(ir.IntType(64), host.width(f"f{pointer.dtype.bitwidth // 8}"))
+        return ir.Constant(I64, host.width(f"f{pointer.dtype.bitwidth // 8}"))
 
     return types.int64(pointer), codegen
 
@@ -82,31 +83,81 @@ def zero_memory(typing, pointer, count):
     """Set so many elements to zero."""
 
     def codegen(context, builder, signature, args):
-        size = ir.Constant(ir.IntType(64), pointer.dtype.bitwidth // 8)
+        size = ir.Constant(I64, pointer.dtype.bitwidth // 8)
         cgutils.memset(builder, args[0], builder.mul(args[1], size), 0)
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64), codegen
 
 
-@fragment
-def panel_view(array, at, rows):
+@intrinsic
+def move_memory(typing, target, source, count):
+    """Copy so many elements; the two places may overlap."""
+
+    def codegen(context, builder, signature, args):
+        size = ir.Constant(I64, target.dtype.bitwidth // 8)
+        cgutils.raw_memmove(builder, args[0], args[1], args[2], size)
+        return context.get_dummy_value()
+
+    return types.void(target, source, types.int64), codegen
+
+
+def view_type(pointer):
+    """Numba's type of a View with such a pointer."""
+    return types.NamedTuple([pointer, types.int64, types.int64], View)
+
+
+@intrinsic
+def panel_view(typing, array, at, rows):
     """View of a panel matrix with so many rows, which begins at an element of a one-dimensional array."""
-    data = address(array, at)
-    w = width_of(data)
-    return View(data, w, rows * w)
+    result = view_type(types.CPointer(array.dtype))
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        width = ir.Constant(I64, host.width(f"f{array.dtype.bitwidth // 8}"))
+        return context.make_tuple(builder, result, [builder.gep(data, [args[1]]), width, builder.mul(args[2], width)])
+
+    return result(array, types.int64, types.int64), codegen
 
 
-@fragment
-def down(view, rows):
-    """The view, begun so many rows lower (or higher, if negative)."""
-    return View(beyond(view.data, rows * view.row), view.row, view.panel)
+@intrinsic
+def strided_view(typing, pointer, row, panel):
+    """View with these steps, in elements."""
+    result = view_type(pointer)
+    return result(pointer, types.int64, types.int64), lambda context, builder, signature, args: context.make_tuple(
+        builder, result, args
+    )
 
 
-@fragment
-def right(view, panels):
-    """The view, begun so many panels to the right."""
-    return View(beyond(view.data, panels * view.panel), view.row, view.panel)
+@intrinsic
+def repeated(typing, pointer):
+    """One row (a bias) as a view of any number of rows."""
+    result = view_type(pointer)
+
+    def codegen(context, builder, signature, args):
+        width = ir.Constant(I64, host.width(f"f{pointer.dtype.bitwidth // 8}"))
+        return context.make_tuple(builder, result, [args[0], ir.Constant(I64, 0), width])
+
+    return result(pointer), codegen
+
+
+def _moved(step):
+    """Intrinsic (view, count): the view, begun ``count`` steps further; ``step`` is the field to go by."""
+
+    @intrinsic
+    def moved(typing, view, count):
+        def codegen(context, builder, signature, args):
+            values = fields(builder, args[0])
+            values[0] = builder.gep(values[0], [builder.mul(args[1], values[step])])
+            return context.make_tuple(builder, signature.return_type, values)
+
+        return view(view, types.int64), codegen
+
+    return moved
+
+
+# The view (or left operand), begun so many rows lower (higher, if negative), or so many panels to the right.
+down, right = _moved(1), _moved(2)
 
 
 @jit
@@ -157,12 +208,12 @@ def gather(source, index, target):
 
 
 @jit
-def add_gathered(sources, index, target):
-    """target[i] += the sum over the rows of sources[:, index[i]], in their order"""
+def add_gathered(sources, begin, index, target):
+    """target[i] += the sum over the rows of sources[:, begin + index[i]], in their order"""
     for i in range(len(index)):
-        total = sources[0, index[i]]
+        total = sources[0, begin + index[i]]
         for k in range(1, sources.shape[0]):
-            total += sources[k, index[i]]
+            total += sources[k, begin + index[i]]
         target[i] += total
 
 

@@ -28,8 +28,8 @@ from numba.extending import intrinsic
 
 from wavedil.kernels import host
 from wavedil.kernels.emit import I64, Emitter, fields
-from wavedil.kernels.jit import fragment, jit
-from wavedil.kernels.panels import View, beyond, down, right, width_of
+from wavedil.kernels.jit import jit
+from wavedil.kernels.panels import beyond, down, right, strided_view, width_of
 from wavedil.kernels.vector import emit_sigmoid, emit_tanh
 
 Left = namedtuple("Left", "data row panel panels tap taps")
@@ -167,27 +167,29 @@ _gate_backward_tile = _row_tile(0, _end_gate_backward)
 
 
 # row products -------------------------------------------------------------------------------------------
-@fragment
-def left_view(view, panels):
+@intrinsic
+def left_taps(typing, view, panels, rows_apart, taps):
+    """A view of so many panels as a left operand with several taps; the first is at the view's own rows."""
+    result = types.NamedTuple([view.types[0], *[types.int64] * 5], Left)
+
+    def codegen(context, builder, signature, args):
+        data, row, panel = fields(builder, args[0])
+        tap = builder.mul(args[2], row)
+        return context.make_tuple(builder, result, [data, row, panel, args[1], tap, args[3]])
+
+    return result(view, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def left_view(typing, view, panels):
     """A view of so many panels as a left operand with one tap."""
-    return Left(view.data, view.row, view.panel, panels, 0, 1)
+    result = types.NamedTuple([view.types[0], *[types.int64] * 5], Left)
 
+    def codegen(context, builder, signature, args):
+        values = [*fields(builder, args[0]), args[1], ir.Constant(I64, 0), ir.Constant(I64, 1)]
+        return context.make_tuple(builder, result, values)
 
-@fragment
-def left_taps(view, panels, rows_apart, taps):
-    """A view as a left operand with several taps; the first is at the view's own rows."""
-    return Left(view.data, view.row, view.panel, panels, rows_apart * view.row, taps)
-
-
-@fragment
-def lower(left, rows):
-    return Left(beyond(left.data, rows * left.row), left.row, left.panel, left.panels, left.tap, left.taps)
-
-
-@fragment
-def repeated(pointer):
-    """One row (a bias) as a view of any number of rows."""
-    return View(pointer, 0, width_of(pointer))
+    return result(view, types.int64), codegen
 
 
 @jit
@@ -197,7 +199,7 @@ def row_product(left, weights, rows, panels, target, start):
     for p in range(panels):
         b = beyond(weights, p * left.taps * left.panels * w * w)
         for m in range(0, rows, TILE):
-            _plain_tile(lower(left, m), b, (down(right(target, p), m), down(right(start, p), m)))
+            _plain_tile(down(left, m), b, (down(right(target, p), m), down(right(start, p), m)))
 
 
 @jit
@@ -207,7 +209,7 @@ def row_product_biased(left, weights, rows, panels, target, start, bias):
     for p in range(panels):
         b = beyond(weights, p * left.taps * left.panels * w * w)
         for m in range(0, rows, TILE):
-            _biased_tile(lower(left, m), b, (down(right(target, p), m), down(right(start, p), m), right(bias, p)))
+            _biased_tile(down(left, m), b, (down(right(target, p), m), down(right(start, p), m), right(bias, p)))
 
 
 @jit
@@ -217,7 +219,7 @@ def row_product_relu(left, weights, rows, panels, target, start):
     for p in range(panels):
         b = beyond(weights, p * left.taps * left.panels * w * w)
         for m in range(0, rows, TILE):
-            _relu_tile(lower(left, m), b, (down(right(target, p), m), down(right(start, p), m)))
+            _relu_tile(down(left, m), b, (down(right(target, p), m), down(right(start, p), m)))
 
 
 @jit
@@ -227,7 +229,7 @@ def row_product_sum(left, weights, rows, panels, target, start, sums):
     for p in range(panels):
         b = beyond(weights, p * left.taps * left.panels * w * w)
         for m in range(0, rows, TILE):
-            _sum_tile(lower(left, m), b, (down(right(target, p), m), down(right(start, p), m), beyond(sums, p * w)))
+            _sum_tile(down(left, m), b, (down(right(target, p), m), down(right(start, p), m), beyond(sums, p * w)))
 
 
 @jit
@@ -237,7 +239,7 @@ def row_product_mask(left, weights, rows, panels, target, test, sums):
     for p in range(panels):
         b = beyond(weights, p * left.taps * left.panels * w * w)
         for m in range(0, rows, TILE):
-            _mask_tile(lower(left, m), b, (down(right(target, p), m), down(right(test, p), m), beyond(sums, p * w)))
+            _mask_tile(down(left, m), b, (down(right(target, p), m), down(right(test, p), m), beyond(sums, p * w)))
 
 
 @jit
@@ -251,8 +253,8 @@ def row_product_gate(left, weights, rows, panels, gates, start, z):
         b = beyond(weights, p * left.taps * left.panels * w * w)
         half = beyond(right(z, p // 2).data, (p % 2) * (w // 2))
         for m in range(0, rows, TILE):
-            z_here = down(View(half, z.row, z.panel), m)
-            _gate_tile(lower(left, m), b, (down(right(gates, p), m), down(right(start, p), m), z_here))
+            z_here = down(strided_view(half, z.row, z.panel), m)
+            _gate_tile(down(left, m), b, (down(right(gates, p), m), down(right(start, p), m), z_here))
 
 
 @jit
@@ -266,7 +268,7 @@ def row_product_gate_backward(left, weights, rows, panels, gates, z, sums):
         b = beyond(weights, p * left.taps * left.panels * w * w)
         for m in range(0, rows, TILE):
             _gate_backward_tile(
-                lower(left, m), b, (down(right(gates, 2 * p), m), down(right(z, p), m), beyond(sums, 2 * p * w))
+                down(left, m), b, (down(right(gates, 2 * p), m), down(right(z, p), m), beyond(sums, 2 * p * w))
             )
 
 

@@ -5,7 +5,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from wavedil.kernels.emit import Emitter, fields
-from wavedil.kernels.jit import fragment, jit
+from wavedil.kernels.jit import jit
 from wavedil.kernels.panels import beyond, down, right, width_of
 from wavedil.kernels.vector import emit_exp_negative
 
@@ -126,7 +126,7 @@ def add_column_sums(view, rows, panels, sums):
         _panel_sum(right(view, p), rows, beyond(sums, p * w))
 
 
-@fragment
+@jit
 def look_up(table, code, target, panels, table_rows):
     """Row of a panel matrix with so many rows -> one row of a view."""
     w = width_of(table)
@@ -134,7 +134,7 @@ def look_up(table, code, target, panels, table_rows):
         _copy_vectors(beyond(table, (p * table_rows + code) * w), beyond(target.data, p * target.panel), False)
 
 
-@fragment
+@jit
 def add_to_table(source, table, code, panels, table_rows):
     """A row of a panel matrix with so many rows += one row of a view."""
     w = width_of(table)

@@ -27,20 +27,22 @@ import numpy as np
 
 from wavedil.kernels import pool
 from wavedil.kernels.host import tile_rows, width
-from wavedil.kernels.jit import fragment, jit
+from wavedil.kernels.jit import jit
 from wavedil.kernels.panels import (
-    View,
     add_gathered,
     address,
     beyond,
     down,
     gather,
     inverse_index,
+    move_memory,
     pack_rows,
     panel_index,
     panel_view,
     panels_of,
+    repeated,
     right,
+    strided_view,
     unpack_rows,
     whole_tiles,
     width_of,
@@ -51,7 +53,6 @@ from wavedil.kernels.products import (
     column_product,
     left_taps,
     left_view,
-    repeated,
     row_product,
     row_product_biased,
     row_product_gate,
@@ -66,180 +67,146 @@ from wavedil.kernels.workspace import Workspace
 CHUNK = 96  # time rows; a multiple of every tile's rows
 TILE = tile_rows()
 
-# Counts of panels (of residual, dilation, skip, end channels, classes, local condition channels), and the packed
-# parameters: `mix` is [residual | skip], `_t` transposed, for the backward pass.
+# Counts of panels (of residual, dilation, skip, end channels, classes, local condition channels); the packed parameters
+# in one array, and where in it each begins: `mix` is [residual | skip], `_t` is transposed, for the backward pass.
 Net = namedtuple(
     "Net",
-    "dilations kernel R D S E Q C embedding conv condition residual residual_bias skip skip_bias "
+    "dilations kernel R D S E Q C classes weights embedding conv condition residual residual_bias skip skip_bias "
     "head0 head0_bias head1 head1_bias conv_t mix_t condition_t head0_t head1_t zero",
 )
-# Gradients of one item, packed like the parameters. residual_bias[i] belongs to block i - 1.
-Grads = namedtuple("Grads", "embedding conv bias condition mix residual_bias skip_bias head0 head0_bias head1 head1_bias")
-# Activations of one item. Offsets are elements of row 0 of a block's matrix, panel steps are elements. Where `position`
-# is not empty it holds each block's present row (a buffer that slides along); otherwise rows are times.
+# Gradients of one item in one array, packed like the parameters. residual_bias of block i belongs to block i - 1.
+Grads = namedtuple(
+    "Grads", "slab embedding conv bias condition mix residual_bias skip_bias head0 head0_bias head1 head1_bias"
+)
+# Activations of one item. `layout` holds for each block where its input X and its gates begin and how far their panels
+# lie apart, in elements. Rows are times, but for buffers that slide along: those have each block's present row in
+# `position`. `scratch` is of one chunk: z, skip, end, logits and dend are where its matrices begin.
 Item = namedtuple(
     "Item",
-    "x x_offset x_panel x_position gates gates_offset gates_panel gates_position mix mix_rows condition dcondition "
-    "condition_rows bias z skip end logits dend",
+    "x gates layout position x_slides gates_slide mix condition dcondition rows mix_rows bias "
+    "scratch z skip end logits dend",
 )
+X, GATES = 0, 1  # rows of `layout` (each with BEGIN and STEP) and of `position`
+BEGIN, STEP = 0, 1
 
 
 # ---- kernels: one chunk ------------------------------------------------------------------------------------------------
-@fragment
-def inputs(net, item, block, t):
+@jit
+def inputs(item, block, t):
     """X of a block, from time t on."""
-    row = item.x_position[block] if len(item.x_position) else t
+    row = item.position[X, block] if item.x_slides else t
     w = width_of(address(item.x, 0))
-    return View(address(item.x, item.x_offset[block] + row * w), w, item.x_panel[block])
+    return strided_view(address(item.x, item.layout[X, BEGIN, block] + row * w), w, item.layout[X, STEP, block])
 
 
-@fragment
-def gates_of(net, item, block, t):
+@jit
+def gates_of(item, block, t):
     """tanh and sigmoid of a block (or the gradient of their inputs), from time t on."""
-    row = item.gates_position[block] if len(item.gates_position) else t
+    row = item.position[GATES, block] if item.gates_slide else t
     w = width_of(address(item.gates, 0))
-    return View(address(item.gates, item.gates_offset[block] + row * w), w, item.gates_panel[block])
+    at = item.layout[GATES, BEGIN, block] + row * w
+    return strided_view(address(item.gates, at), w, item.layout[GATES, STEP, block])
 
 
-@fragment
-def parameters_of(array, block, row_panels, panels):
-    """Pointer to a block's weights of (panels, row_panels * W, W)."""
-    w = width_of(address(array, 0))
-    return address(array, block * row_panels * panels * w * w)
-
-
-@fragment
-def embed(net, item, codes, t, n):
-    """X of block 0: n rows of the table."""
-    x, table = inputs(net, item, 0, t), address(net.embedding, 0)
-    table_rows = len(net.embedding) // (net.R * width_of(table))
-    for r in range(n):
-        look_up(table, codes[t + r], down(x, r), net.R, table_rows)
-
-
-@fragment
+@jit
 def gate_forward(net, item, block, t, n, z):
     """gates, z = gate(bias + condition + conv(X)) for n rows."""
-    w = width_of(address(item.x, 0))
-    dilation = net.dilations[block]
-    gates = gates_of(net, item, block, t)
-    start = repeated(address(item.bias, block * 2 * net.D * w))
+    weights, w = net.weights, width_of(address(net.weights, 0))
+    dilation, D2 = net.dilations[block], 2 * net.D
+    gates = gates_of(item, block, t)
+    start = repeated(address(item.bias, block * D2 * w))
     if net.C > 0:
-        condition = down(panel_view(item.condition, 0, item.condition_rows), t)
-        weights = parameters_of(net.condition, block, net.C, 2 * net.D)
-        row_product(left_view(condition, net.C), weights, n, 2 * net.D, gates, start)
+        condition = down(panel_view(item.condition, 0, item.rows), t)
+        matrix = address(weights, net.condition + block * D2 * net.C * w * w)
+        row_product(left_view(condition, net.C), matrix, n, D2, gates, start)
         start = gates
-    x = down(inputs(net, item, block, t), -(net.kernel - 1) * dilation)
-    weights = parameters_of(net.conv, block, net.kernel * net.R, 2 * net.D)
-    row_product_gate(left_taps(x, net.R, dilation, net.kernel), weights, n, net.D, gates, start, z)
+    x = down(inputs(item, block, t), -(net.kernel - 1) * dilation)
+    matrix = address(weights, net.conv + block * D2 * net.kernel * net.R * w * w)
+    row_product_gate(left_taps(x, net.R, dilation, net.kernel), matrix, n, net.D, gates, start, z)
 
 
-@fragment
-def blocks_forward(net, item, first, last, t, mix_row, n):
+@jit
+def blocks_forward(net, item, codes, first, last, t, mix_row, n):
     """n rows through the blocks first .. last - 1: fills the next X and the skip sum."""
-    w = width_of(address(item.x, 0))
+    weights, w = net.weights, width_of(address(net.weights, 0))
     skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
-    z = panel_view(item.z, 0, CHUNK)
+    z = panel_view(item.scratch, item.z, CHUNK)
+    left = left_view(z, net.D)
+    if first == 0:
+        x = inputs(item, 0, t)
+        for r in range(n):
+            look_up(address(weights, net.embedding), codes[t + r], down(x, r), net.R, net.classes)
     for block in range(first, last):
         gate_forward(net, item, block, t, n, z)
-        left = left_view(z, net.D)
         if block + 1 < len(net.dilations):
-            weights = parameters_of(net.residual, block, net.D, net.R)
-            bias = repeated(address(net.residual_bias, block * net.R * w))
-            x, following = inputs(net, item, block, t), inputs(net, item, block + 1, t)
-            row_product_biased(left, weights, n, net.R, following, x, bias)
-        weights = parameters_of(net.skip, block, net.D, net.S)
-        bias = repeated(address(net.skip_bias, block * net.S * w))
-        before = View(address(net.zero, 0), 0, 0) if block == 0 else skip
-        row_product_biased(left, weights, n, net.S, skip, before, bias)
+            matrix = address(weights, net.residual + block * net.D * net.R * w * w)
+            bias = repeated(address(weights, net.residual_bias + block * net.R * w))
+            x, following = inputs(item, block, t), inputs(item, block + 1, t)
+            row_product_biased(left, matrix, n, net.R, following, x, bias)
+        matrix = address(weights, net.skip + block * net.D * net.S * w * w)
+        bias = repeated(address(weights, net.skip_bias + block * net.S * w))
+        before = strided_view(address(weights, net.zero), 0, 0) if block == 0 else skip
+        row_product_biased(left, matrix, n, net.S, skip, before, bias)
 
 
-@fragment
+@jit
 def head_forward(net, item, mix_row, n):
     """ReLUs and logits of n rows, into the item's scratch."""
     skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
-    skip_on, end = panel_view(item.skip, 0, CHUNK), panel_view(item.end, 0, CHUNK)
-    logits = panel_view(item.logits, 0, CHUNK)
+    skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
+    logits = panel_view(item.scratch, item.logits, CHUNK)
     relu_rows(skip, skip_on, n, net.S)
-    row_product_relu(
-        left_view(skip_on, net.S), address(net.head0, 0), n, net.E, end, repeated(address(net.head0_bias, 0))
-    )
-    row_product(left_view(end, net.E), address(net.head1, 0), n, net.Q, logits, repeated(address(net.head1_bias, 0)))
+    weights = net.weights
+    bias0, bias1 = repeated(address(weights, net.head0_bias)), repeated(address(weights, net.head1_bias))
+    row_product_relu(left_view(skip_on, net.S), address(weights, net.head0), n, net.E, end, bias0)
+    row_product(left_view(end, net.E), address(weights, net.head1), n, net.Q, logits, bias1)
     return logits
 
 
-@fragment
+@jit
 def head_backward(net, item, grads, mix_row, n):
     """From the logits' gradient to dskip, which replaces the skip sum; parameter gradients +=."""
     dskip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
-    skip_on, end = panel_view(item.skip, 0, CHUNK), panel_view(item.end, 0, CHUNK)
-    dlogits, dend = panel_view(item.logits, 0, CHUNK), panel_view(item.dend, 0, CHUNK)
-    add_column_sums(dlogits, n, net.Q, address(grads.head1_bias, 0))
-    column_product(left_view(end, net.E), dlogits, n, net.Q, address(grads.head1, 0))
-    row_product_mask(
-        left_view(dlogits, net.Q), address(net.head1_t, 0), n, net.E, dend, end, address(grads.head0_bias, 0)
-    )
-    column_product(left_view(skip_on, net.S), dend, n, net.E, address(grads.head0, 0))
-    row_product_mask(
-        left_view(dend, net.E), address(net.head0_t, 0), n, net.S, dskip, skip_on, address(grads.skip_bias, 0)
-    )
+    skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
+    dlogits, dend = panel_view(item.scratch, item.logits, CHUNK), panel_view(item.scratch, item.dend, CHUNK)
+    weights, slab = net.weights, grads.slab
+    add_column_sums(dlogits, n, net.Q, address(slab, grads.head1_bias))
+    column_product(left_view(end, net.E), dlogits, n, net.Q, address(slab, grads.head1))
+    matrix, sums = address(weights, net.head1_t), address(slab, grads.head0_bias)
+    row_product_mask(left_view(dlogits, net.Q), matrix, n, net.E, dend, end, sums)
+    column_product(left_view(skip_on, net.S), dend, n, net.E, address(slab, grads.head0))
+    matrix, sums = address(weights, net.head0_t), address(slab, grads.skip_bias)
+    row_product_mask(left_view(dend, net.E), matrix, n, net.S, dskip, skip_on, sums)
 
 
-@fragment
-def blocks_backward(net, item, grads, first, last, t, n, codes, real, recompute):
-    """n rows back through the blocks last - 1 .. first; dh enters and leaves in item.mix, parameter gradients +=."""
-    w = width_of(address(item.x, 0))
-    mix = down(panel_view(item.mix, 0, item.mix_rows), t)
-    z = panel_view(item.z, 0, CHUNK)
-    if last == len(net.dilations):
-        zero_rows(mix, n, net.R)
-    for block in range(last - 1, first - 1, -1):
-        dilation = net.dilations[block]
-        if recompute:
-            item.gates_position[block] -= n
-            gate_forward(net, item, block, t, n, z)
-        gates = gates_of(net, item, block, t)
-        row_product_gate_backward(
-            left_view(mix, net.R + net.S),
-            parameters_of(net.mix_t, block, net.R + net.S, net.D),
-            n,
-            net.D,
-            gates,
-            z,
-            address(grads.bias, block * 2 * net.D * w),
-        )
-        column_product(
-            left_view(z, net.D), mix, n, net.R + net.S, parameters_of(grads.mix, block, net.D, net.R + net.S)
-        )
-        x = down(inputs(net, item, block, t), -(net.kernel - 1) * dilation)
-        column_product(
-            left_taps(x, net.R, dilation, net.kernel),
-            gates,
-            n,
-            2 * net.D,
-            parameters_of(grads.conv, block, net.kernel * net.R, 2 * net.D),
-        )
-        if net.C > 0:
-            condition = down(panel_view(item.condition, 0, item.condition_rows), t)
-            dcondition = down(panel_view(item.dcondition, 0, item.condition_rows), t)
-            target = parameters_of(grads.condition, block, net.C, 2 * net.D)
-            column_product(left_view(condition, net.C), gates, n, 2 * net.D, target)
-            weights = parameters_of(net.condition_t, block, 2 * net.D, net.C)
-            row_product(left_view(gates, 2 * net.D), weights, n, net.C, dcondition, dcondition)
-        row_product_sum(
-            left_taps(down(gates, (net.kernel - 1) * dilation), 2 * net.D, -dilation, net.kernel),
-            parameters_of(net.conv_t, block, net.kernel * 2 * net.D, net.R),
-            n,
-            net.R,
-            mix,
-            mix,
-            address(grads.residual_bias, block * net.R * w),
-        )
-    if first == 0:
-        table = address(grads.embedding, 0)
-        table_rows = len(grads.embedding) // (net.R * w)
-        for r in range(real):
-            add_to_table(down(mix, r), table, codes[t + r], net.R, table_rows)
+@jit
+def block_backward(net, item, grads, block, t, n, mix, z, recompute):
+    """n rows back through one block; dh in the first panels of ``mix`` is replaced, parameter gradients +=."""
+    weights, slab, w = net.weights, grads.slab, width_of(address(net.weights, 0))
+    dilation, D2, RS = net.dilations[block], 2 * net.D, net.R + net.S
+    if recompute:
+        item.position[GATES, block] -= n
+        gate_forward(net, item, block, t, n, z)
+    gates = gates_of(item, block, t)
+    matrix = address(weights, net.mix_t + block * RS * net.D * w * w)
+    sums = address(slab, grads.bias + block * D2 * w)
+    row_product_gate_backward(left_view(mix, RS), matrix, n, net.D, gates, z, sums)
+
+    column_product(left_view(z, net.D), mix, n, RS, address(slab, grads.mix + block * RS * net.D * w * w))
+    x = left_taps(down(inputs(item, block, t), -(net.kernel - 1) * dilation), net.R, dilation, net.kernel)
+    column_product(x, gates, n, D2, address(slab, grads.conv + block * net.kernel * net.R * D2 * w * w))
+    if net.C > 0:
+        condition = down(panel_view(item.condition, 0, item.rows), t)
+        dcondition = down(panel_view(item.dcondition, 0, item.rows), t)
+        target = address(slab, grads.condition + block * net.C * D2 * w * w)
+        column_product(left_view(condition, net.C), gates, n, D2, target)
+        matrix = address(weights, net.condition_t + block * D2 * net.C * w * w)
+        row_product(left_view(gates, D2), matrix, n, net.C, dcondition, dcondition)
+
+    later = left_taps(down(gates, (net.kernel - 1) * dilation), D2, -dilation, net.kernel)
+    matrix = address(weights, net.conv_t + block * net.kernel * D2 * net.R * w * w)
+    sums = address(slab, grads.residual_bias + block * net.R * w)
+    row_product_sum(later, matrix, n, net.R, mix, mix, sums)
 
 
 # ---- kernels: a span of chunks -----------------------------------------------------------------------------------------
@@ -250,17 +217,11 @@ def train_forward(net, item, grads, first, last, begin, end, codes, weights, sca
     The first stage's first span, which every other task of the item waits for, clears the gradients.
     """
     if first == 0 and begin == 0:
-        for array in (
-            grads.embedding, grads.conv, grads.bias, grads.condition, grads.mix, grads.residual_bias, grads.skip_bias,
-            grads.head0, grads.head0_bias, grads.head1, grads.head1_bias,
-        ):  # fmt: skip
-            zero_memory(address(array, 0), len(array))
+        zero_memory(address(grads.slab, 0), len(grads.slab))
     for t in range(begin, end, CHUNK):
         real = min(CHUNK, end - t)
         n = (real + TILE - 1) // TILE * TILE
-        if first == 0:
-            embed(net, item, codes, t, n)
-        blocks_forward(net, item, first, last, t, t, n)
+        blocks_forward(net, item, codes, first, last, t, t, n)
         if last == len(net.dilations):
             logits = head_forward(net, item, t, n)
             loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], scale, True)
@@ -271,12 +232,20 @@ def train_forward(net, item, grads, first, last, begin, end, codes, weights, sca
 @jit
 def train_backward(net, item, grads, first, last, begin, end, codes, recompute):
     """A span backward, its chunks in reverse."""
+    z = panel_view(item.scratch, item.z, CHUNK)
     for t in range(begin + (end - begin - 1) // CHUNK * CHUNK, begin - 1, -CHUNK):
         real = min(CHUNK, end - t)
         n = (real + TILE - 1) // TILE * TILE
         if recompute:
             slide_up(net, item, first, last, n)
-        blocks_backward(net, item, grads, first, last, t, n, codes, real, recompute)
+        mix = down(panel_view(item.mix, 0, item.mix_rows), t)
+        if last == len(net.dilations):
+            zero_rows(mix, n, net.R)
+        for block in range(last - 1, first - 1, -1):
+            block_backward(net, item, grads, block, t, n, mix, z, recompute)
+        if first == 0:
+            for r in range(real):
+                add_to_table(down(mix, r), address(grads.slab, grads.embedding), codes[t + r], net.R, net.classes)
 
 
 @jit
@@ -284,15 +253,14 @@ def slide_up(net, item, first, last, n):
     """Make room for n rows above the present one: a full gate buffer moves its future rows to its end."""
     w = width_of(address(item.gates, 0))
     for block in range(first, last):
-        if item.gates_position[block] < n:
-            rows = item.gates_panel[block] // w
+        position, rows = item.position[GATES, block], item.layout[GATES, STEP, block] // w
+        if position < n:
             kept = (net.kernel - 1) * net.dilations[block]
-            moved = rows - kept - item.gates_position[block]
             for p in range(2 * net.D):
-                start = item.gates_offset[block] + p * rows * w + item.gates_position[block] * w
-                for i in range(kept * w - 1, -1, -1):
-                    item.gates[start + moved * w + i] = item.gates[start + i]
-            item.gates_position[block] = rows - kept
+                start = item.layout[GATES, BEGIN, block] + p * rows * w
+                move_memory(address(item.gates, start + (rows - kept) * w), address(item.gates, start + position * w),
+                            kept * w)  # fmt: skip
+            item.position[GATES, block] = rows - kept
 
 
 @jit
@@ -300,14 +268,13 @@ def slide_down(net, item, n):
     """Make room for n rows below the present one: a full input buffer moves its past rows to its beginning."""
     w = width_of(address(item.x, 0))
     for block in range(len(net.dilations)):
-        rows, position = item.x_panel[block] // w, item.x_position[block]
+        position, rows = item.position[X, block], item.layout[X, STEP, block] // w
         if position + n > rows:
             kept = (net.kernel - 1) * net.dilations[block]
             for p in range(net.R):
-                start = item.x_offset[block] + p * rows * w
-                for i in range(kept * w):
-                    item.x[start + i] = item.x[start + (position - kept) * w + i]
-            item.x_position[block] = kept
+                start = item.layout[X, BEGIN, block] + p * rows * w
+                move_memory(address(item.x, start), address(item.x, start + (position - kept) * w), kept * w)
+            item.position[X, block] = kept
 
 
 @jit
@@ -317,8 +284,7 @@ def stream_rows(net, item, codes, count, weights, loss, logits):
         real = min(CHUNK, count - t)
         n = (real + TILE - 1) // TILE * TILE
         slide_down(net, item, n)
-        embed(net, item, codes, t, n)
-        blocks_forward(net, item, 0, len(net.dilations), t, 0, n)
+        blocks_forward(net, item, codes, 0, len(net.dilations), t, 0, n)
         scores = head_forward(net, item, 0, n)
         if len(weights):
             loss[0] += cross_entropy_rows(scores, real, net.Q, codes[t + 1 :], weights[t:], weights[0], False)
@@ -328,10 +294,10 @@ def stream_rows(net, item, codes, count, weights, loss, logits):
                 for q in range(logits.shape[1]):
                     logits[t + r, q] = scores.data[(q // w) * scores.panel + r * w + q % w]
         for block in range(len(net.dilations)):
-            item.x_position[block] += real
+            item.position[X, block] += real
 
 
-# ---- the driver ------------------------------------------------------------------------------------------------------
+# ---- the driver -----------------------------------------------------------------------------------------------------
 class Stack:
     """The shapes of a stack, and its arrays in a workspace."""
 
@@ -436,26 +402,26 @@ class Stack:
         """The parameters as panels; the transposed ones only if they are to be trained."""
         block_sizes, shared_sizes = self.sizes()
         unused = {"bias", "mix"} | (set() if train else {name for name in block_sizes | shared_sizes if "_t" in name})
-        held = {
-            name: self.array(f"net.{name}.{train}", 0 if name in unused else blocks * size)
-            for sizes, blocks in ((block_sizes, self.blocks), (shared_sizes, 1))
-            for name, size in sizes.items()
-        }
+        sizes = {name: self.blocks * size for name, size in block_sizes.items()} | shared_sizes | {"zero": self.width}
+        begins, end = {}, 0
+        for name in sizes.keys() - unused:
+            begins[name], end = end, end + sizes[name]
+        weights = self.array(f"weights.{train}", end)
         block_maps, shared_maps = self.maps()
 
         def pack_part(prefix, i, maps, sizes):
             for name, packed, index in maps:
                 if packed not in unused:
-                    target = held[packed][i * sizes[packed] : (i + 1) * sizes[packed]]
-                    gather(self.params[prefix + name].reshape(-1), index, target)
+                    begin = begins[packed] + i * sizes[packed]
+                    gather(self.params[prefix + name].reshape(-1), index, weights[begin : begin + sizes[packed]])
 
-        held["head1_bias"][self.classes :] = -1e30  # classes that do not exist get probability zero
+        bias = begins["head1_bias"]
+        weights[bias + self.classes : bias + self.Q * self.width] = -1e30  # classes that do not exist: probability zero
         tasks = [(pack_part, f"blocks.{i}.", i, block_maps, block_sizes) for i in range(self.blocks)]
         pool.run([*tasks, (pack_part, "", 0, shared_maps, shared_sizes)], threads)
-        for name in ("bias", "mix"):
-            del held[name]
         panels = (self.R, self.D, self.S, self.E, self.Q, self.C)
-        return Net(self.dilations, self.kernel, *panels, zero=self.array("zero", self.width), **held)
+        begins |= {name: 0 for name in unused - {"bias", "mix"}}
+        return Net(self.dilations, self.kernel, *panels, self.classes, weights, **begins)
 
     def biases(self, batch, condition):
         """The convolutions' biases of each item, (batch, all blocks), with a global condition added."""
@@ -468,13 +434,16 @@ class Stack:
         return biases.reshape(batch, -1)
 
     def gradients(self, batch):
-        """Slabs of gradients, (batch, size) each."""
+        """Slabs of gradients, (batch, size), and where in them each begins."""
         block, shared = self.sizes()
         sizes = {name: self.blocks * size for name, size in block.items()} | shared
         sizes["skip_bias"] = block["skip_bias"]  # the same for all blocks
-        return Grads(**{name: self.array(f"grads.{name}", batch, sizes[name]) for name in Grads._fields})
+        begins, end = {}, 0
+        for name in Grads._fields[1:]:
+            begins[name], end = end, end + sizes[name]
+        return Grads(self.array("gradients", batch, end), **begins)
 
-    def unpack(self, slabs, into, condition, threads):
+    def unpack(self, grads, into, condition, threads):
         """Add the items' gradients to ``into``; the gradient of a global condition is returned."""
         block_sizes, _ = self.sizes()
         last = self.blocks - 1
@@ -483,13 +452,10 @@ class Stack:
             for name, packed, index in maps:
                 if packed not in Grads._fields or (name.startswith("residual") and i == last):
                     continue  # the last block's residual reaches no output
-                source = getattr(slabs, packed)
-                # residual_bias[i] belongs to block i - 1, and all blocks share one skip bias gradient
-                row = {"residual_bias": i + 1, "skip_bias": 0}.get(packed, i)
-                if prefix:
-                    source = source.reshape(len(source), -1, block_sizes[packed])[:, row]
-                target = into[prefix + name].reshape(-1)
-                add_gathered(source, index, target)
+                begin = getattr(grads, packed)
+                if prefix and packed != "skip_bias":
+                    begin += (i + (packed == "residual_bias")) * block_sizes[packed]
+                add_gathered(grads.slab, begin, index, into[prefix + name].reshape(-1))
 
         block_maps, shared_maps = self.inverse_maps()
         tasks = [(unpack_part, f"blocks.{i}.", i, block_maps) for i in range(self.blocks)]
@@ -497,7 +463,8 @@ class Stack:
         if condition is None:
             return None
         dcondition = np.zeros_like(condition)
-        dbias = slabs.bias.reshape(len(condition), self.blocks, -1)[:, :, self.columns]
+        dbias = grads.slab[:, grads.bias : grads.bias + self.blocks * block_sizes["bias"]]
+        dbias = dbias.reshape(len(condition), self.blocks, -1)[:, :, self.columns]
         for i in range(self.blocks):
             into[f"blocks.{i}.condition.weight"] += (condition[:, :, None] * dbias[:, i, None, :]).sum(axis=0)
             dcondition += (self.params[f"blocks.{i}.condition.weight"] * dbias[:, i, None, :]).sum(axis=2)
@@ -514,11 +481,19 @@ class Stack:
         return self.workspace.hold((self.key, "inverse"), inverse)
 
     # activations ------------------------------------------------------------------------------------------------------
-    def buffers(self, panels, rows):
-        """Offsets, panel steps (in elements) and the size of one matrix a block, of so many rows each."""
-        steps = np.asarray(rows, np.int64) * self.width
-        ends = np.cumsum(panels * steps)
-        return ends - panels * steps, steps, int(ends[-1])
+    def layout(self, x_rows, gates_rows, x_first=0):
+        """`Item.layout` for so many rows of each block's X and gates, and the sizes of the two arrays.
+
+        ``x_first`` is the row of X where the times (or positions) begin.
+        """
+        layout, sizes = np.empty((2, 2, self.blocks), np.int64), []
+        for which, panels, rows in ((X, self.R, x_rows), (GATES, 2 * self.D, gates_rows)):
+            layout[which, STEP] = np.asarray(rows) * self.width
+            ends = np.cumsum(panels * layout[which, STEP])
+            layout[which, BEGIN] = ends - panels * layout[which, STEP]
+            sizes.append(int(ends[-1]))
+        layout[X, BEGIN] += np.asarray(x_first) * self.width
+        return layout, sizes
 
     def past(self):
         """Rows that each block looks back."""
@@ -528,25 +503,21 @@ class Stack:
         """Rows of buffers that slide: the past, and room for as much again or some chunks."""
         return self.past() + (np.maximum(self.past(), 2 * CHUNK) // CHUNK + 1) * CHUNK
 
-    def item(self, name, index, stage, rows, x, x_layout, x_position, gates, gates_layout, gates_position, mix,
-             condition, dcondition, bias):  # fmt: skip
-        """One item's arrays, with scratch of its own for each stage."""
-        w = self.width
-        sizes = dict(z=self.D, skip=self.S, end=self.E, logits=self.Q, dend=self.E)
-        scratch = {k: self.array(f"{name}.{k}.{index}.{stage}", n * CHUNK * w) for k, n in sizes.items()}
-        return Item(
-            x, *x_layout[:2], x_position, gates, *gates_layout[:2], gates_position, mix, len(mix) // (w * (self.R + self.S)),
-            condition, dcondition, rows, bias, **scratch,
-        )  # fmt: skip
+    def scratch(self, *name):
+        """An array of scratch, and where its matrices begin."""
+        counts = dict(z=self.D, skip=self.S, end=self.E, logits=self.Q, dend=self.E)
+        begins, end = {}, 0
+        for matrix, panels in counts.items():
+            begins[matrix], end = end, end + panels * CHUNK * self.width
+        return dict(scratch=self.array(("scratch", *name), end), **begins)
 
-    def local(self, condition, rows, name="condition"):
+    def local(self, condition, batch, rows, name="condition"):
         """A local condition as panels, (batch, size)."""
-        if condition is None or not self.C:
-            return self.array("nothing", 0 if condition is None else len(condition), 0)
-        held = self.array(name, len(condition), self.C, rows, self.width)
-        for b in range(len(condition)):
-            pack_rows(condition[b], held[b])
-        return held.reshape(len(condition), -1)
+        held = self.array(name, batch, self.C, rows, self.width)
+        if condition is not None:
+            for b in range(batch):
+                pack_rows(condition[b], held[b])
+        return held.reshape(batch, -1)
 
 
 def _split(condition):
@@ -570,28 +541,25 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
     everyone, local = _split(condition)
     stack = Stack(params, dilations, workspace or Workspace(), 0 if local is None else local.shape[2])
     batch, count = weights.shape
-    L, dtype, w = stack.blocks, stack.dtype, stack.width
+    L, w, past = stack.blocks, stack.width, stack.past()
     rows = whole_tiles(count)
     net = stack.pack(threads, train=True)
-    slabs = stack.gradients(batch)
+    gradients = stack.gradients(batch)
     biases = stack.biases(batch, everyone)
-    x_layout = stack.buffers(stack.R, stack.past() + rows)
-    x_layout[0][:] += stack.past() * w  # time 0 comes after the past, which stays zero
-    x = stack.array("train.x", batch, x_layout[2])
-    gates_rows = stack.sliding_rows() if recompute else rows + stack.past()
-    gates_layout = stack.buffers(2 * stack.D, gates_rows)
-    gates = stack.array(f"train.gates{recompute}", batch, gates_layout[2])
-    positions = np.empty((batch, L if recompute else 0), np.int64)
+    gates_rows = stack.sliding_rows() if recompute else rows + past
+    layout, (x_size, gates_size) = stack.layout(past + rows, gates_rows, past)
+    x, gates = stack.array("x", batch, x_size), stack.array(f"gates.{recompute}", batch, gates_size)
+    position = np.zeros((batch, 2, L), np.int64)
     if recompute:
-        gates[:] = 0
-        positions[:] = gates_rows - stack.past()
-    mix = stack.array("train.mix", batch, (stack.R + stack.S) * rows * w)
-    conditions, dconditions = stack.local(local, rows), stack.local(local, rows, "dcondition")
+        gates[:] = 0  # there is nothing later than the last chunk
+        position[:, GATES] = gates_rows - past
+    mix = stack.array("mix", batch, (stack.R + stack.S) * rows * w)
+    conditions, dconditions = stack.local(local, batch, rows), stack.local(local, batch, rows, "dcondition")
     dconditions[:] = 0
     held_codes = stack.array("codes", batch, rows + 1, dtype=np.int64)
     held_codes[:, : count + 1] = codes
     held_codes[:, count + 1 :] = 0
-    scale = dtype.type(1 / weights.sum(dtype=np.float64))
+    scale = stack.dtype.type(1 / weights.sum(dtype=np.float64))
     losses = np.zeros((batch, 1))
 
     stages = 1 if batch % threads == 0 else min(threads, L)
@@ -599,33 +567,25 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
     head_cost = 6 * (stack.S * stack.E + stack.E * stack.Q)
     forward_cuts = _cuts([block_cost] * (L - 1) + [block_cost + head_cost], stages)
     backward_cuts = _cuts([1] * L, stages)
-    chunks = -(-count // CHUNK)
-    span = count if stages == 1 else CHUNK * max(1, chunks // (16 * stages))
+    span = count if stages == 1 else CHUNK * max(1, -(-count // CHUNK) // (16 * stages))
     spans = [(begin, min(begin + span, count)) for begin in range(0, count, span)]
-    none = np.empty(0, np.int64)
     tasks = {}
     for b in range(batch):
-        grads = Grads(*(part[b] for part in slabs))
+        grads = gradients._replace(slab=gradients.slab[b])
         items = [
-            stack.item("train", b, s, rows, x[b], x_layout, none, gates[b], gates_layout, positions[b], mix[b],
-                       conditions[b] if local is not None else conditions.ravel(),
-                       dconditions[b] if local is not None else dconditions.ravel(), biases[b])
+            Item(x[b], gates[b], layout, position[b], False, recompute, mix[b], conditions[b], dconditions[b], rows, rows,
+                 biases[b], **stack.scratch(b, s))
             for s in range(stages)
         ]  # fmt: skip
-        if recompute:
-            # Forward keeps no gates: all blocks of a stage write to the same scratch.
-            scratch_layout = (np.zeros(L, np.int64), np.full(L, CHUNK * w))
+        forward_items = items
+        if recompute:  # forward keeps no gates: all blocks of a stage write to the same chunk
+            one_chunk = layout.copy()
+            one_chunk[GATES] = [[0] * L, [CHUNK * w] * L]
             forward_items = [
-                item._replace(
-                    gates=stack.array(f"gates.{b}.{s}", 2 * stack.D * CHUNK * w),
-                    gates_offset=scratch_layout[0],
-                    gates_panel=scratch_layout[1],
-                    gates_position=np.zeros(L, np.int64),
-                )
+                item._replace(gates=stack.array(f"gates.{b}.{s}", 2 * stack.D * CHUNK * w), layout=one_chunk,
+                              position=np.zeros((2, L), np.int64))
                 for s, item in enumerate(items)
-            ]
-        else:
-            forward_items = items
+            ]  # fmt: skip
         for i, (begin, end) in enumerate(spans):
             for s in range(stages):
                 tasks["forward", b, s, i] = (
@@ -641,7 +601,7 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
                     held_codes[b], recompute,
                 )  # fmt: skip
     pool.run_graph(tasks, threads)
-    dcondition = stack.unpack(slabs, into, everyone, threads)
+    dcondition = stack.unpack(gradients, into, everyone, threads)
     if local is not None:
         dcondition = np.empty_like(local)
         for b in range(batch):
