@@ -47,7 +47,9 @@ def test_into_accumulates(family, backend, case):
     start = {n: rng.standard_normal(a.shape) for n, a in h.parts(grads).items()}
     into = type(grads)(**{n: start[n].copy() if n in start else None for n in grads._fields})
     assert h.module(family).backward(dy, saved, into=into, backend=backend) is into
-    h.assert_close(into, type(grads)(**{n: a if a is None else a + start[n] for n, a in grads._asdict().items()}), 1e-12)
+    h.assert_close(
+        into, type(grads)(**{n: a if a is None else a + start[n] for n, a in grads._asdict().items()}), 1e-12
+    )
 
 
 @pytest.mark.parametrize(("family", "backend", "case"), h.combinations("parity"), ids=str)
@@ -107,8 +109,14 @@ def test_reference_takes_any_float(family, dtype):
 
 @pytest.mark.parametrize("family", h.families("parity"))
 def test_no_saved_of_needs_for_absent_inputs(family):
-    case = next((c for c in h.cases(family).CASES if len(h.parts(h.run(family, c, "float64", backend="reference")[3]))
-                 < len(h.module(family).Grads._fields)), None)
+    case = next(
+        (
+            c
+            for c in h.cases(family).CASES
+            if len(h.parts(h.run(family, c, "float64", backend="reference")[3])) < len(h.module(family).Grads._fields)
+        ),
+        None,
+    )
     if case is None:
         pytest.skip("all inputs are always there")
     _, saved, dy, grads = h.run(family, case, "float64", backend="reference")

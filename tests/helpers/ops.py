@@ -49,7 +49,7 @@ def case_named(family, name):
     return next(c for c in cases(family).CASES if c.name == name)
 
 
-# ---- values: an array, a float, or a tuple of them --------------------------------------------------------------------
+# ---- values: an array, a float, or a tuple of them -------------------------------------------------------------------
 def parts(value):
     """Name -> array of an output, a Saved or a Grads, without what is no array."""
     if isinstance(value, tuple):
@@ -67,7 +67,9 @@ def upstream(y, seed=0):
 
 def inner(a, b):
     """<a, b> of two outputs, in float64."""
-    return sum(float(np.sum(p.astype("float64") * q)) for p, q in zip(parts(a).values(), parts(b).values(), strict=True))
+    return sum(
+        float(np.sum(p.astype("float64") * q)) for p, q in zip(parts(a).values(), parts(b).values(), strict=True)
+    )
 
 
 def is_float(value):
@@ -102,7 +104,7 @@ def assert_same_bits(got, expected, what=""):
         assert array.dtype == expected[name].dtype and array.tobytes() == expected[name].tobytes(), f"{what}: {name}"
 
 
-# ---- running a case ----------------------------------------------------------------------------------------------------
+# ---- running a case --------------------------------------------------------------------------------------------------
 def run(family, case, dtype, **options):
     """y, saved, dy, grads of a case."""
     arrays, settings = cases(family).inputs(case, dtype)
@@ -118,8 +120,13 @@ def expected(family, case, dtype):
     y, saved = module(family).forward(**to_float64(arrays), **settings, backend="reference")
     rounded, _ = module(family).forward(**arrays, **settings, backend="reference")
     dy = upstream(rounded, case.seed)
-    dy = type(y)(*(a.astype("float64") for a in dy)) if isinstance(y, tuple) else dy if isinstance(dy, float) else (
-        dy.astype("float64"))
+    dy = (
+        type(y)(*(a.astype("float64") for a in dy))
+        if isinstance(y, tuple)
+        else dy
+        if isinstance(dy, float)
+        else (dy.astype("float64"))
+    )
     return y, saved, dy, module(family).backward(dy, saved, backend="reference")
 
 

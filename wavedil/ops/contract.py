@@ -105,6 +105,11 @@ def whole(where, name, value, least=1):
     return number
 
 
+def threads(where, value):
+    """A number of threads; None leaves it to the backend."""
+    return None if value is None else whole(where, "threads", value)
+
+
 # ---- outputs ---------------------------------------------------------------------------------------------------------
 def empty(workspace, key, shape, dtype):
     """An array to fill: fresh, or the workspace's own for this key (its old content is garbage)."""
@@ -125,7 +130,9 @@ def output(where, name, out, shape, dtype, workspace, inputs=()):
 def target(where, name, array, shape, dtype):
     """Check an array that will be written to."""
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
-        raise DTypeError(f"{where}: {name} must be an array of {np.dtype(dtype)}, got {getattr(array, 'dtype', array)!r}")
+        raise DTypeError(
+            f"{where}: {name} must be an array of {np.dtype(dtype)}, got {getattr(array, 'dtype', array)!r}"
+        )
     if array.shape != tuple(shape):
         raise ShapeError(f"{where}: {name} must be {spell(shape)}, got {array.shape}")
     if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
@@ -154,7 +161,9 @@ class Gradients:
 
     def __init__(self, where, grads, shapes, activations, dtype, into, needs, workspace):
         if into is not None and not isinstance(into, grads):
-            raise ConfigError(f"{where}: into must be a {grads.__module__.split('.')[-1]}.Grads, got {type(into).__name__}")
+            raise ConfigError(
+                f"{where}: into must be a {grads.__module__.split('.')[-1]}.Grads, got {type(into).__name__}"
+            )
         if isinstance(needs, str):
             raise ConfigError(f"{where}: needs must be a sequence of names, got {needs!r}")
         for name in needs or ():

@@ -45,8 +45,9 @@ class State(NamedTuple):
     position: np.ndarray  # (1,) int64: the ring's oldest row, where the next one goes
 
 
-def forward(x, w, b=None, *, dilation=1, padding="causal", groups=1, out=None, workspace=None, backend=None,
-            threads=None):
+def forward(
+    x, w, b=None, *, dilation=1, padding="causal", groups=1, out=None, workspace=None, backend=None, threads=None
+):
     """Convolve over time.
 
     ``y[t] = b + sum_k X[t + k dilation] w[k]`` with ``X`` the zero-padded ``x``; see the family's page.
@@ -99,12 +100,15 @@ def forward(x, w, b=None, *, dilation=1, padding="causal", groups=1, out=None, w
     array([ 1.,  2., 13., 24.])
     """
     where = "conv1d.forward"
+    threads = contract.threads(where, threads)
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     left, right = _padding(where, padding, (w.shape[0] - 1) * dilation)
     rows = x.shape[1] + left + right - (w.shape[0] - 1) * dilation
     if rows < 1:
-        raise ShapeError(f"{where}: x must have at least {x.shape[1] + 1 - rows} rows for padding {padding!r}, kernel "
-                         f"{w.shape[0]} and dilation {dilation}, got {x.shape[1]}")
+        raise ShapeError(
+            f"{where}: x must have at least {x.shape[1] + 1 - rows} rows for padding {padding!r}, kernel "
+            f"{w.shape[0]} and dilation {dilation}, got {x.shape[1]}"
+        )
     kernels = contract.backend(where, backend, x)
     shape = (x.shape[0], rows, w.shape[2])
     y = contract.output(where, "out", out, shape, x.dtype, workspace, [("x", x), ("w", w), ("b", b)])
@@ -142,6 +146,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
         If ``needs`` names what there is not.
     """
     where = "conv1d.backward"
+    threads = contract.threads(where, threads)
     x, w = saved.x, saved.w
     rows = x.shape[1] + sum(saved.padding) - (w.shape[0] - 1) * saved.dilation
     dy = contract.floats(where, "dy", dy, (x.shape[0], rows, w.shape[2]), x.dtype)
@@ -167,8 +172,10 @@ def init_state(batch, w, *, dilation=1, groups=1):
     State
     """
     where = "conv1d.init_state"
-    batch, dilation, groups = (contract.whole(where, name, value) for name, value in
-                               (("batch", batch), ("dilation", dilation), ("groups", groups)))
+    batch, dilation, groups = (
+        contract.whole(where, name, value)
+        for name, value in (("batch", batch), ("dilation", dilation), ("groups", groups))
+    )
     w = contract.floats(where, "w", w, ("K", "C // groups", "N"))
     return State(np.zeros((batch, (w.shape[0] - 1) * dilation, w.shape[1] * groups), w.dtype), np.zeros(1, np.int64))
 
@@ -199,8 +206,11 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     history = (x.shape[0], (w.shape[0] - 1) * dilation, x.shape[2])
     contract.target(where, "state.history", state.history, history, x.dtype)
+    contract.target(where, "state.position", state.position, (1,), np.int64)
     kernels = contract.backend(where, backend, x)
-    y = contract.output(where, "out", out, (*x.shape[:2], w.shape[2]), x.dtype, workspace, [("x", x), ("w", w), ("b", b)])
+    y = contract.output(
+        where, "out", out, (*x.shape[:2], w.shape[2]), x.dtype, workspace, [("x", x), ("w", w), ("b", b)]
+    )
     kernels.step(y, state, x, w, b, dilation, groups, workspace=workspace)
     return y
 

@@ -27,7 +27,9 @@ _SIZES = {
     "depthwise-1": (1, 7, 1, 1, 4, 1, "causal", 1, False),
 }
 _NAMES = ("batch", "time", "inputs", "outputs", "kernel", "dilation", "padding", "groups", "bias")
-CASES = tuple(Case(name, seed, dict(zip(_NAMES, sizes, strict=True))) for seed, (name, sizes) in enumerate(_SIZES.items()))
+CASES = tuple(
+    Case(name, seed, dict(zip(_NAMES, sizes, strict=True))) for seed, (name, sizes) in enumerate(_SIZES.items())
+)
 
 
 def inputs(case, dtype):

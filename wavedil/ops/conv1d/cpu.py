@@ -18,8 +18,8 @@ from wavedil.kernels import layout, pool
 from wavedil.kernels.host import width
 from wavedil.kernels.jit import jit
 from wavedil.kernels.layout import CHUNK, read_rows, read_taps, write_rows
-from wavedil.kernels.panels import address, beyond, panel_view, panels_of, whole_tiles, zero_memory
-from wavedil.kernels.products import TILE, column_product, left_view, repeated, row_product
+from wavedil.kernels.panels import address, panel_view, panels_of, repeated, zero_memory
+from wavedil.kernels.products import TILE, column_product, left_view, row_product
 from wavedil.kernels.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
 
@@ -61,6 +61,7 @@ def step(y, state, x, w, b, dilation, groups, *, workspace):
     history, position = state
     batch, n, channels = x.shape
     taps = workspace.array("conv1d.taps", (batch, w.shape[0], n, channels), x.dtype)
+    x = layout.unlocked(x)
     layout.tap_rows(history, position, x, dilation, taps)
     forward(y, taps.reshape(batch, -1, channels), w, b, n, (0, 0), groups, workspace=workspace, threads=1)
     layout.remember(history, position, x)
@@ -99,7 +100,7 @@ def _run(kernel, threads, y, arrays, shape, scratch=None):
     """A task for each block of rows of y."""
     tasks = layout.blocks(y.shape[0], y.shape[1])
     extra = [()] * len(tasks) if scratch is None else [(s,) for s in scratch]
-    arrays = [a.reshape(-1) for a in (y, *arrays)]
+    arrays = [y.reshape(-1), *map(layout.flat, arrays)]
     calls = [(kernel, *arrays, *more, *task, shape) for task, more in zip(tasks, extra, strict=True)]
     pool.run(calls, pool.check_threads(threads))
 
@@ -132,17 +133,19 @@ def _weight_gradient(workspace, grads, x, dy, shape, plain, threads):
     sums = workspace.array("conv1d.sums", (len(tasks), shape.groups, shape.panels_out * width(dtype)), dtype)
     if plain:
         slabs = workspace.array("conv1d.slabs", (len(tasks), shape.kernel, shape.inputs, dy.shape[2]), dtype)
-        calls = [(_plain_weight_gradient, slabs[i].reshape(-1), sums[i].reshape(-1), x.reshape(-1), dy.reshape(-1),
+        calls = [(_plain_weight_gradient, slabs[i].reshape(-1), sums[i].reshape(-1), layout.flat(x), layout.flat(dy),
                   *task, shape) for i, task in enumerate(tasks)]  # fmt: skip
         pool.run(calls, pool.check_threads(threads))
         if grads.w is not None:
             for slab in slabs:
                 grads.w[...] += slab
     else:
-        slabs = workspace.array("conv1d.slabs", (len(tasks), shape.groups, shape.panels_out, *_inner(shape, dtype)), dtype)
+        slabs = workspace.array(
+            "conv1d.slabs", (len(tasks), shape.groups, shape.panels_out, *_inner(shape, dtype)), dtype
+        )
         panels = shape.kernel * shape.panels_in + shape.panels_out
         scratch = workspace.array("conv1d.weight.scratch", (len(tasks), panels * CHUNK * width(dtype)), dtype)
-        calls = [(_weight_gradient_block, slabs[i].reshape(-1), sums[i].reshape(-1), x.reshape(-1), dy.reshape(-1),
+        calls = [(_weight_gradient_block, slabs[i].reshape(-1), sums[i].reshape(-1), layout.flat(x), layout.flat(dy),
                   scratch[i], *task, shape) for i, task in enumerate(tasks)]  # fmt: skip
         pool.run(calls, pool.check_threads(threads))
         if grads.w is not None:
@@ -155,7 +158,7 @@ def _weight_gradient(workspace, grads, x, dy, shape, plain, threads):
             by_group += part[:, : shape.outputs]
 
 
-# ---- kernels: a block of rows each ------------------------------------------------------------------------------------
+# ---- kernels: a block of rows each -----------------------------------------------------------------------------------
 @jit
 def _forward(y, x, weights, bias, scratch, b, begin, end, s):
     """y ="""
@@ -173,7 +176,9 @@ def _forward(y, x, weights, bias, scratch, b, begin, end, s):
             start = repeated(address(bias, g * s.panels_out * width))
             left = left_view(taps, s.kernel * s.panels_in)
             row_product(left, address(weights, g * size), rows, s.panels_out, target, start)
-            write_rows(target, n, s.outputs, address(y, (b * s.rows_out + t) * channels_out + g * s.outputs), channels_out)
+            write_rows(
+                target, n, s.outputs, address(y, (b * s.rows_out + t) * channels_out + g * s.outputs), channels_out
+            )
 
 
 @jit
@@ -192,8 +197,8 @@ def _weight_gradient_block(dw, db, x, dy, scratch, b, begin, end, s):
         for g in range(s.groups):
             source = address(x, b * s.rows_in * channels_in + g * s.inputs)
             read_taps(source, channels_in, t - s.left, s.dilation, s.kernel, s.rows_in, s.inputs, taps, rows)
-            read_rows(address(dy, b * s.rows_out * channels_out + g * s.outputs), channels_out, t, end, s.outputs, right,
-                      rows)  # fmt: skip
+            source = address(dy, b * s.rows_out * channels_out + g * s.outputs)
+            read_rows(source, channels_out, t, end, s.outputs, right, rows)
             left = left_view(taps, s.kernel * s.panels_in)
             column_product(left, right, rows, s.panels_out, address(dw, g * size))
             add_column_sums(right, rows, s.panels_out, address(db, g * s.panels_out * width))

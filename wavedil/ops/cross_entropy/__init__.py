@@ -5,7 +5,8 @@ With ``logits = x w + b`` of each row, its target class ``q`` and its weight ``m
     loss = sum of m (log sum exp(logits) - logits[q]) over all rows / sum of m          mean nats
     dlogits = dloss m / sum of m (softmax(logits) - onehot(q))
 
-The logits of all rows are never in memory at once: backward computes them again, chunk by chunk. The softmax over mu-law codes is WaveNet's output (arXiv:1609.03499, section 2.2).
+The logits of all rows are never in memory at once: backward computes them again, chunk by chunk. The softmax over
+mu-law codes is WaveNet's output (arXiv:1609.03499, section 2.2).
 """
 
 from typing import NamedTuple
@@ -77,6 +78,7 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     8.000 bits
     """
     where = "cross_entropy.forward"
+    threads = contract.threads(where, threads)
     x = contract.floats(where, "x", x, ("B", "T", "E"))
     w = contract.floats(where, "w", w, (x.shape[2], "Q"), x.dtype)
     if b is not None:
@@ -121,6 +123,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
         If ``dy``, ``into`` or ``needs`` does not fit.
     """
     where = "cross_entropy.backward"
+    threads = contract.threads(where, threads)
     try:
         dy = float(dy)
     except (TypeError, ValueError):
@@ -143,6 +146,8 @@ def _shares(where, weights, out):
         raise ShapeError(f"{where}: weights must be {out.shape}, got {weights.shape}")
     total = float(weights.sum(dtype=np.float64))
     if not (np.isfinite(total) and total > 0 and weights.min() >= 0):
-        raise ShapeError(f"{where}: weights must be finite, at least 0 and not all 0, got a least of {weights.min()} "
-                         f"and a sum of {total}")
+        raise ShapeError(
+            f"{where}: weights must be finite, at least 0 and not all 0, got a least of {weights.min()} "
+            f"and a sum of {total}"
+        )
     np.divide(weights, total, out=out, casting="same_kind")

@@ -18,7 +18,9 @@ _SIZES = {
     "confident": (3, 20, 16, 16, True, None, 30.0, np.int16),
 }
 _NAMES = ("batch", "time", "channels", "classes", "bias", "weights", "scale", "integer")
-CASES = tuple(Case(name, seed, dict(zip(_NAMES, sizes, strict=True))) for seed, (name, sizes) in enumerate(_SIZES.items()))
+CASES = tuple(
+    Case(name, seed, dict(zip(_NAMES, sizes, strict=True))) for seed, (name, sizes) in enumerate(_SIZES.items())
+)
 
 
 def inputs(case, dtype):

@@ -1,4 +1,4 @@
-"""Numba: product, softmax and loss of a chunk at a time, so that its logits stay in the cache; parallel over batch and time.
+"""Numba: product, softmax and loss of a chunk at a time, whose logits stay in the cache; parallel over batch and time.
 
 Backward computes the logits again and turns them into their gradient where they lie; each task has a slab for the
 gradients of w and b, and the slabs are added in order.
@@ -12,8 +12,8 @@ from wavedil.kernels import layout, pool
 from wavedil.kernels.host import width
 from wavedil.kernels.jit import jit
 from wavedil.kernels.layout import CHUNK, read_rows, write_rows
-from wavedil.kernels.panels import address, down, panel_view, panels_of, zero_memory, zero_rows
-from wavedil.kernels.products import TILE, column_product, left_view, repeated, row_product
+from wavedil.kernels.panels import address, down, panel_view, panels_of, repeated, zero_memory, zero_rows
+from wavedil.kernels.products import TILE, column_product, left_view, row_product
 from wavedil.kernels.rows import add_column_sums, cross_entropy_rows
 from wavedil.kernels.workspace import Workspace
 
@@ -41,10 +41,12 @@ def backward(grads, dy, saved, *, workspace, threads):
     w_t = workspace.array("cross_entropy.w_t", (shape.panels, len(classes), width(dtype)), dtype)
     layout.pack_weight(w, w.T[None], classes, channels, w_t)
     zero = workspace.array("cross_entropy.zero", (len(channels),), dtype)
-    slabs = workspace.array("cross_entropy.slabs", (len(tasks), 1, shape.panels_out, len(channels), width(dtype)), dtype)
+    slabs = workspace.array(
+        "cross_entropy.slabs", (len(tasks), 1, shape.panels_out, len(channels), width(dtype)), dtype
+    )
     sums = workspace.array("cross_entropy.sums", (len(tasks), len(classes)), dtype)
     wants = grads.x is not None, grads.w is not None, grads.b is not None
-    dx = (grads.x if wants[0] else x).reshape(-1)  # a kernel that does not want it leaves it alone
+    dx = layout.flat(grads.x if wants[0] else x)  # a kernel that does not want it leaves it alone
     calls = [(_backward, dx, slabs[i].reshape(-1), sums[i], dtype.type(dy), *arrays, w_t.reshape(-1), zero, scratch[i],
               *task, shape, wants) for i, task in enumerate(tasks)]  # fmt: skip
     pool.run(calls, pool.check_threads(threads))
@@ -70,7 +72,7 @@ def _prepare(workspace, x, w, b, targets, weights):
     tasks = layout.blocks(*x.shape[:2])
     size = (2 * shape.panels + shape.panels_out) * CHUNK * width(dtype)
     scratch = workspace.array("cross_entropy.scratch", (len(tasks), size), dtype)
-    return shape, (x.reshape(-1), packed.reshape(-1), bias, codes, weights.reshape(-1)), scratch, tasks
+    return shape, (layout.flat(x), packed.reshape(-1), bias, codes, layout.flat(weights)), scratch, tasks
 
 
 @jit
@@ -78,7 +80,8 @@ def _logits(x, w, bias, scratch, b, t, n, rows, s):
     """A chunk's rows of x and their logits, as views of the scratch."""
     inputs = panel_view(scratch, 0, CHUNK)
     logits = panel_view(scratch, s.panels * CHUNK * inputs.row, CHUNK)
-    read_rows(address(x, (b * s.rows + t) * s.channels), s.channels, 0, n, s.channels, inputs, rows)
+    row = b * s.rows + t
+    read_rows(address(x, 0), s.channels, row, row + n, s.channels, inputs, rows)
     row_product(left_view(inputs, s.panels), address(w, 0), rows, s.panels_out, logits, repeated(address(bias, 0)))
     return inputs, logits
 

@@ -73,6 +73,7 @@ def forward(codes, table, *, out=None, workspace=None, backend=None, threads=Non
            [1., 1.]])
     """
     where = "embedding.forward"
+    threads = contract.threads(where, threads)
     table = contract.floats(where, "table", table, ("Q", "R"))
     codes = contract.integers(where, "codes", codes, None)
     kernels = contract.backend(where, backend, table)
@@ -111,6 +112,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
         If ``dy``, ``into`` or ``needs`` does not fit.
     """
     where = "embedding.backward"
+    threads = contract.threads(where, threads)
     dy = contract.floats(where, "dy", dy, (*saved.codes.shape, saved.channels), saved.dtype, like="table")
     kernels = contract.backend(where, backend, dy)
     shapes = {"table": (saved.classes, saved.channels)}

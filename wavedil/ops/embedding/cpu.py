@@ -1,6 +1,6 @@
 """Numba: forward in parallel over codes; backward over columns, so that each sum has one owner and one order."""
 
-from wavedil.kernels import pool
+from wavedil.kernels import layout, pool
 from wavedil.kernels.jit import jit
 from wavedil.kernels.panels import address
 from wavedil.kernels.workspace import Workspace
@@ -12,7 +12,7 @@ COLUMNS = 16  # columns of a backward task: a cache line of float32, so that thr
 def forward(y, codes, table, *, workspace, threads):
     """y ="""
     codes, count = _flat(workspace, codes), codes.size
-    arrays = y.reshape(-1), codes, table.reshape(-1)
+    arrays = y.reshape(-1), codes, layout.flat(table)
     tasks = [(_forward, *arrays, t, min(t + CODES, count), table.shape[1]) for t in range(0, count, CODES)]
     pool.run(tasks, pool.check_threads(threads))
 
@@ -21,7 +21,7 @@ def backward(grads, dy, saved, *, workspace, threads):
     """grads.table +="""
     if grads.table is not None:
         channels = saved.channels
-        arrays = grads.table.reshape(-1), dy.reshape(-1), _flat(workspace, saved.codes)
+        arrays = grads.table.reshape(-1), layout.flat(dy), _flat(workspace, saved.codes)
         tasks = [(_backward, *arrays, c, min(c + COLUMNS, channels), channels) for c in range(0, channels, COLUMNS)]
         pool.run(tasks, pool.check_threads(threads))
 

@@ -63,8 +63,23 @@ class State(NamedTuple):
     position: np.ndarray  # (1,) int64: the ring's oldest row, where the next one goes
 
 
-def forward(x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias, condition=None,
-            condition_weight=None, *, dilation=1, out=None, workspace=None, backend=None, threads=None):
+def forward(
+    x,
+    conv_weight,
+    conv_bias,
+    residual_weight,
+    residual_bias,
+    skip_weight,
+    skip_bias,
+    condition=None,
+    condition_weight=None,
+    *,
+    dilation=1,
+    out=None,
+    workspace=None,
+    backend=None,
+    threads=None,
+):
     """Run one block over a window that starts with silence.
 
     ``z = tanh(a) sigmoid(g)`` with ``(a, g)`` the halves of ``conv(x) + c condition_weight``; ``h = x + residual(z)``,
@@ -123,8 +138,20 @@ def forward(x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weig
     array([1.5568, 0.5568, 0.    ])
     """
     where = "gated_block.forward"
-    arrays, dilation = _check(where, x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias,
-                              condition, condition_weight, dilation)
+    threads = contract.threads(where, threads)
+    arrays, dilation = _check(
+        where,
+        x,
+        conv_weight,
+        conv_bias,
+        residual_weight,
+        residual_bias,
+        skip_weight,
+        skip_bias,
+        condition,
+        condition_weight,
+        dilation,
+    )
     x, conv_weight, _, residual_weight, _, skip_weight, _, condition, condition_weight = arrays
     kernels = contract.backend(where, backend, x)
     y = _outputs(where, out, arrays, workspace)
@@ -133,8 +160,9 @@ def forward(x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weig
     sigmoid = contract.empty(workspace, f"{where}.sigmoid", gate, x.dtype)
     kernels.forward(y, tanh, sigmoid, *arrays, dilation, workspace=workspace, threads=threads)
     biases = tuple(a is not None for a in arrays[2:7:2])
-    return y, Saved(x, tanh, sigmoid, conv_weight, residual_weight, skip_weight, condition, condition_weight, biases,
-                    dilation)
+    return y, Saved(
+        x, tanh, sigmoid, conv_weight, residual_weight, skip_weight, condition, condition_weight, biases, dilation
+    )
 
 
 def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
@@ -167,6 +195,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
         If ``dy``, ``into`` or ``needs`` does not fit.
     """
     where = "gated_block.backward"
+    threads = contract.threads(where, threads)
     x, dtype = saved.x, saved.x.dtype
     if not isinstance(dy, tuple) or len(dy) != 2 or (dy[0] is None and dy[1] is None):
         raise ShapeError(f"{where}: dy must be (dh, dskip), not both None, got {type(dy).__name__}")
@@ -213,8 +242,23 @@ def init_state(batch, conv_weight, *, dilation=1):
     return State(np.zeros((batch, (w.shape[0] - 1) * dilation, w.shape[1]), w.dtype), np.zeros(1, np.int64))
 
 
-def step(x, state, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias, condition=None,
-         condition_weight=None, *, dilation=1, out=None, workspace=None, backend=None):
+def step(
+    x,
+    state,
+    conv_weight,
+    conv_bias,
+    residual_weight,
+    residual_bias,
+    skip_weight,
+    skip_bias,
+    condition=None,
+    condition_weight=None,
+    *,
+    dilation=1,
+    out=None,
+    workspace=None,
+    backend=None,
+):
     """Run one block over the next rows of a stream: what `forward` gives for them after all earlier ones.
 
     Parameters
@@ -241,19 +285,42 @@ def step(x, state, conv_weight, conv_bias, residual_weight, residual_bias, skip_
         As `forward` does, or if the state is not one of these sizes.
     """
     where = "gated_block.step"
-    arrays, dilation = _check(where, x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias,
-                              condition, condition_weight, dilation)
+    arrays, dilation = _check(
+        where,
+        x,
+        conv_weight,
+        conv_bias,
+        residual_weight,
+        residual_bias,
+        skip_weight,
+        skip_bias,
+        condition,
+        condition_weight,
+        dilation,
+    )
     x = arrays[0]
     history = (x.shape[0], (arrays[1].shape[0] - 1) * dilation, x.shape[2])
     contract.target(where, "state.history", state.history, history, x.dtype)
+    contract.target(where, "state.position", state.position, (1,), np.int64)
     kernels = contract.backend(where, backend, x)
     y = _outputs(where, out, arrays, workspace)
     kernels.step(y, state, *arrays, dilation, workspace=workspace)
     return y
 
 
-def _check(where, x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias, condition,
-           condition_weight, dilation):
+def _check(
+    where,
+    x,
+    conv_weight,
+    conv_bias,
+    residual_weight,
+    residual_bias,
+    skip_weight,
+    skip_bias,
+    condition,
+    condition_weight,
+    dilation,
+):
     """All arrays in the order of forward, C-contiguous, and the dilation."""
     dilation = contract.whole(where, "dilation", dilation)
     conv_weight = contract.floats(where, "conv_weight", conv_weight, ("K", "R", "2D"))
@@ -270,8 +337,10 @@ def _check(where, x, conv_weight, conv_bias, residual_weight, residual_bias, ski
         ("skip_weight", skip_weight, skip_weight.shape),
         ("skip_bias", skip_bias, (skip_weight.shape[1],)),
     )
-    checked = [None if array is None and name.endswith("bias") else contract.floats(where, name, array, shape, x.dtype)
-               for name, array, shape in given]
+    checked = [
+        None if array is None and name.endswith("bias") else contract.floats(where, name, array, shape, x.dtype)
+        for name, array, shape in given
+    ]
     if (condition is None) != (condition_weight is None):
         missing, there = ("condition", "condition_weight")[:: 1 if condition is None else -1]
         raise ConfigError(f"{where}: {missing} must be given where {there} is, got None")

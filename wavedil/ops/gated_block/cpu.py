@@ -18,13 +18,24 @@ from wavedil.kernels import layout, pool
 from wavedil.kernels.host import width
 from wavedil.kernels.jit import jit
 from wavedil.kernels.layout import CHUNK, read_rows, read_taps, write_rows
-from wavedil.kernels.panels import View, address, beyond, down, panel_view, panels_of, right, whole_tiles, zero_memory, zero_rows
+from wavedil.kernels.panels import (
+    address,
+    beyond,
+    down,
+    panel_view,
+    panels_of,
+    repeated,
+    right,
+    strided_view,
+    whole_tiles,
+    zero_memory,
+    zero_rows,
+)
 from wavedil.kernels.products import (
     TILE,
     column_product,
     left_taps,
     left_view,
-    repeated,
     row_product,
     row_product_biased,
     row_product_gate,
@@ -58,10 +69,13 @@ def step(y, state, x, conv_weight, conv_bias, residual_weight, residual_bias, sk
     history, position = state
     batch, n, channels = x.shape
     taps = workspace.array("gated_block.taps", (batch, conv_weight.shape[0], n, channels), x.dtype)
+    x = layout.unlocked(x)
     layout.tap_rows(history, position, x, dilation, taps)
     weights = conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias, condition_weight
     shape = _shape(n, *weights[0:6:2], condition, condition_weight, n)
-    tanh, sigmoid = (workspace.array(f"gated_block.{name}", (batch, n, shape.d), x.dtype) for name in ("tanh", "sigmoid"))
+    tanh, sigmoid = (
+        workspace.array(f"gated_block.{name}", (batch, n, shape.d), x.dtype) for name in ("tanh", "sigmoid")
+    )
     rows = taps.reshape(batch, -1, channels)
     _run_forward(workspace, 1, y, tanh, sigmoid, rows, rows.shape[1], 0, weights, condition, shape)
     layout.remember(history, position, x)
@@ -77,7 +91,7 @@ def backward(grads, dy, saved, *, workspace, threads):
                saved.dilation)  # fmt: skip
     w, tasks = width(dtype), layout.blocks(batch, rows)
     empty = workspace.array("gated_block.empty", (0,), dtype)
-    flat = [empty if a is None else a.reshape(-1) for a in (*dy, x, saved.tanh, saved.sigmoid, condition)]
+    flat = [empty if a is None else layout.flat(a) for a in (*dy, x, saved.tanh, saved.sigmoid, condition)]
     transposed = _transpose(workspace, saved, s)
     dpre = workspace.array("gated_block.dpre", (batch, 2 * s.D, s.height, w), dtype)
 
@@ -117,8 +131,8 @@ def _run_forward(workspace, threads, y, tanh, sigmoid, x, rows_in, left, weights
     tasks, w = layout.blocks(y.h.shape[0], shape.rows), width(x.dtype)
     panels = shape.kernel * shape.R + 5 * shape.D + max(shape.R, shape.S) + shape.C
     scratch = workspace.array("gated_block.forward.scratch", (len(tasks), panels * CHUNK * w), x.dtype)
-    condition = packed.conv_bias if condition is None else condition.reshape(-1)
-    arrays = [a.reshape(-1) for a in (*y, tanh, sigmoid, x)]
+    condition = packed.conv_bias if condition is None else layout.flat(condition)
+    arrays = [*(a.reshape(-1) for a in (*y, tanh, sigmoid)), layout.flat(x)]
     pool.run([(_forward, *arrays, rows_in, left, condition, packed, scratch[i], *task, shape)
               for i, task in enumerate(tasks)], pool.check_threads(threads))  # fmt: skip
 
@@ -207,15 +221,15 @@ def _global_condition(workspace, grads, condition, weight_t, pre_sums, tasks, s)
         sums[:, b] += part.reshape(-1, w)
     slab = workspace.array("gated_block.global.slab", (1, 2 * s.D, s.C * w, w), dtype)
     scratch = workspace.array("gated_block.global.scratch", (2 * s.C, height, w), dtype)
-    target = (condition if grads.condition is None else grads.condition).reshape(-1)
-    _backward_global(target, slab.reshape(-1), sums.reshape(-1), condition.reshape(-1), weight_t, scratch.reshape(-1),
-                     batch, height, s, grads.condition is not None)  # fmt: skip
+    target = layout.flat(condition if grads.condition is None else grads.condition)
+    _backward_global(target, slab.reshape(-1), sums.reshape(-1), layout.flat(condition), weight_t, scratch.reshape(-1),
+                     0, batch, height, s, grads.condition is not None)  # fmt: skip
     if grads.condition_weight is not None:
         _, gate, _, _, c = _maps(s, dtype)
         layout.add_weight(slab, c, gate, grads.condition_weight, grads.condition_weight[None])
 
 
-# ---- kernels: a block of rows each ------------------------------------------------------------------------------------
+# ---- kernels: a block of rows each -----------------------------------------------------------------------------------
 @jit
 def _place(scratch, panels):
     """A view of the scratch that begins after so many panels of a chunk."""
@@ -226,10 +240,8 @@ def _place(scratch, panels):
 @jit
 def _read_condition(condition, b, t, n, rows, s, target):
     """The condition of a chunk: its own rows, or one row."""
-    if s.local:
-        read_rows(address(condition, b * s.rows * s.c), s.c, t, t + n, s.c, target, rows)
-    else:
-        read_rows(address(condition, b * s.c), s.c, 0, 1, s.c, target, TILE)
+    first = b * s.rows + t if s.local else b
+    read_rows(address(condition, 0), s.c, first, first + (n if s.local else 1), s.c, target, rows)
 
 
 @jit
@@ -250,9 +262,8 @@ def _forward(h, skip, tanh, sigmoid, x, rows_in, left, condition, packed, scratc
         if s.c > 0:
             if s.local or t == begin:
                 _read_condition(condition, b, t, n, rows, s, conditions)
-                of, weights = left_view(conditions, s.C), address(packed.condition, 0)
-                row_product(of, weights, rows if s.local else TILE, 2 * s.D, start_of, start)
-            start = View(start_of.data, start_of.row if s.local else 0, start_of.panel)
+                row_product(left_view(conditions, s.C), address(packed.condition, 0), rows, 2 * s.D, start_of, start)
+            start = strided_view(start_of.data, start_of.row if s.local else 0, start_of.panel)
         row_product_gate(left_view(taps, s.kernel * s.R), address(packed.conv, 0), rows, s.D, gates, start, z)
         row = b * s.rows + t
         _write_gates(gates, n, s.d, half, address(tanh, row * s.d), address(sigmoid, row * s.d))
@@ -351,22 +362,22 @@ def _backward_inputs(dx, dcondition, dpre, dh, transposed, scratch, b, begin, en
             write_rows(target, n, s.r, address(dx, (b * s.rows + t) * s.r), s.r)
         if len(dcondition) > 0:
             zero_rows(start, 1, 1)
-            nothing = View(start.data, 0, 0)
+            nothing = strided_view(start.data, 0, 0)
             row_product(left_view(gates, 2 * s.D), address(transposed.condition, 0), rows, s.C, target, nothing)
             write_rows(target, n, s.c, address(dcondition, (b * s.rows + t) * s.c), s.c)
 
 
 @jit
-def _backward_global(dcondition, slab, sums, condition, weight_t, scratch, batch, height, s, wanted):
+def _backward_global(dcondition, slab, sums, condition, weight_t, scratch, first, batch, height, s, wanted):
     """dcondition = (if wanted); slab = the gradient of the condition's weight"""
     zero_memory(address(slab, 0), len(slab))
     view = panel_view(sums, 0, height)
     w = view.row
     rows, target = panel_view(scratch, 0, height), panel_view(scratch, s.C * height * w, height)
-    read_rows(address(condition, 0), s.c, 0, batch, s.c, rows, height)
+    read_rows(address(condition, 0), s.c, first, batch, s.c, rows, height)
     column_product(left_view(rows, s.C), view, height, 2 * s.D, address(slab, 0))
     if wanted:
         zero_rows(rows, 1, 1)
-        nothing = View(rows.data, 0, 0)
+        nothing = strided_view(rows.data, 0, 0)
         row_product(left_view(view, 2 * s.D), address(weight_t, 0), height, s.C, target, nothing)
         write_rows(target, batch, s.c, address(dcondition, 0), s.c)

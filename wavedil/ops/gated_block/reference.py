@@ -10,8 +10,22 @@ def _taps(padded, conv_weight, dilation, rows):
         yield k, seen, padded[:, seen], w
 
 
-def _block(y, tanh, sigmoid, padded, x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias,
-           condition, condition_weight, dilation):
+def _block(
+    y,
+    tanh,
+    sigmoid,
+    padded,
+    x,
+    conv_weight,
+    conv_bias,
+    residual_weight,
+    residual_bias,
+    skip_weight,
+    skip_bias,
+    condition,
+    condition_weight,
+    dilation,
+):
     pre = np.zeros((*x.shape[:2], conv_weight.shape[2]), x.dtype)
     for _, _, values, w in _taps(padded, conv_weight, dilation, x.shape[1]):
         pre += values @ w
@@ -28,12 +42,42 @@ def _block(y, tanh, sigmoid, padded, x, conv_weight, conv_bias, residual_weight,
     y.skip[...] = z @ skip_weight + (0 if skip_bias is None else skip_bias)
 
 
-def forward(y, tanh, sigmoid, x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias,
-            condition, condition_weight, dilation, *, workspace, threads):
+def forward(
+    y,
+    tanh,
+    sigmoid,
+    x,
+    conv_weight,
+    conv_bias,
+    residual_weight,
+    residual_bias,
+    skip_weight,
+    skip_bias,
+    condition,
+    condition_weight,
+    dilation,
+    *,
+    workspace,
+    threads,
+):
     """y.h =, y.skip =, tanh =, sigmoid =."""
     padded = np.pad(x, ((0, 0), ((conv_weight.shape[0] - 1) * dilation, 0), (0, 0)))
-    _block(y, tanh, sigmoid, padded, x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias,
-           condition, condition_weight, dilation)
+    _block(
+        y,
+        tanh,
+        sigmoid,
+        padded,
+        x,
+        conv_weight,
+        conv_bias,
+        residual_weight,
+        residual_bias,
+        skip_weight,
+        skip_bias,
+        condition,
+        condition_weight,
+        dilation,
+    )
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -74,15 +118,43 @@ def backward(grads, dy, saved, *, workspace, threads):
             grads.condition_weight[...] += np.einsum("btc,btn->cn", rows, d_projected)
 
 
-def step(y, state, x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias, condition,
-         condition_weight, dilation, *, workspace):
+def step(
+    y,
+    state,
+    x,
+    conv_weight,
+    conv_bias,
+    residual_weight,
+    residual_bias,
+    skip_weight,
+    skip_bias,
+    condition,
+    condition_weight,
+    dilation,
+    *,
+    workspace,
+):
     """y.h =, y.skip =, and the state moves on."""
     history, position = state
     span = history.shape[1]
     rows = np.concatenate([np.roll(history, -position[0], axis=1), x], axis=1)
     tanh = np.empty((*x.shape[:2], conv_weight.shape[2] // 2), x.dtype)
-    _block(y, tanh, np.empty_like(tanh), rows, x, conv_weight, conv_bias, residual_weight, residual_bias, skip_weight,
-           skip_bias, condition, condition_weight, dilation)
+    _block(
+        y,
+        tanh,
+        np.empty_like(tanh),
+        rows,
+        x,
+        conv_weight,
+        conv_bias,
+        residual_weight,
+        residual_bias,
+        skip_weight,
+        skip_bias,
+        condition,
+        condition_weight,
+        dilation,
+    )
     if span:
         position[0] = (position[0] + x.shape[1]) % span
         history[...] = np.roll(rows[:, -span:], position[0], axis=1)
