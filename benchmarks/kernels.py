@@ -62,6 +62,7 @@ CASES = {
     "cross_entropy": {f"E={channels} Q=256": cross_entropy(channels) for channels in (32, 64, 128)},
     "update": {f"adam, {n} floats": {"elements": n} for n in (1_000_000, 100_000, 10_000_000)},
 }
+MARKS = {"conv1d": "o", "gated_block": "s", "cross_entropy": "D", "embedding": "v", "update": "P"}  # of the roofline
 CONVOLUTIONS = ("conv1d", "gated_block", "gated_stack")
 PASSES = {"gated_stack": ("loss", "loss_and_grads"), "update": ("step",)}
 
@@ -164,10 +165,9 @@ def line(row):
 
 def draw(rows, roofs, settings, about):
     counted = "medians of alternating runs; bytes: each input read once, each output written once"
+    counted += " (above the slope: what was written last is still in the cache)"
     footnote = f"{harness.describe(about)}\n{counted}"
     fig, (left, right) = plots.figure(13, 2 + 0.2 * len(rows) + 2, columns=2, footnote=footnote)
-    families = list(CASES)
-    marks = dict(zip(families, "osD^vP", strict=True))
     peak_rate, bandwidth = (roofs[key][str(settings.threads)]["best"] for key in ("gflops", "gbytes"))
     lowest, highest = 0.05, 500.0
     left.plot(
@@ -183,7 +183,7 @@ def draw(rows, roofs, settings, about):
             colour = plots.colour("wavedil" if label == "wavedil" else "torch linear")
             name = f"{row['family']}, {'best of torch' if label == 'torch' else label}"
             rate = row["peers"][key]["gflops"]
-            left.plot(row["flops"] / row["bytes"], rate, marks[row["family"]], color=colour, ms=5, label=name)
+            left.plot(row["flops"] / row["bytes"], rate, MARKS[row["family"]], color=colour, ms=5, label=name)
     handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
     left.legend(handles.values(), handles.keys(), fontsize=6.5, frameon=False, loc="lower right")
     left.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="GFLOP/s")

@@ -96,6 +96,8 @@ def draw(rows, about):
         ax.set_ylabel(unit)
         if axis == "window":
             ax.set_xscale("log", base=2)
+        else:
+            ax.set_xticks([row["value"] for row in rows if row["axis"] == axis])
         if key == "step_peak_mib":
             ax.set_yscale("log")
         else:

@@ -8,8 +8,6 @@ import pytest
 
 import wavedil as wd
 
-pytest.importorskip("wavedil.models")
-
 with np.load(Path(__file__).with_name("golden") / "wavenet.npz", allow_pickle=False) as _file:
     GOLDEN = {key: _file[key] for key in _file.files}
 CASES = sorted({key.split("/")[0] for key in GOLDEN})
