@@ -79,6 +79,16 @@ def width_of(typing, pointer):
 
 
 @intrinsic
+def type_of(typing, pointer, value):
+    """The value in the pointer's float type."""
+
+    def codegen(context, builder, signature, args):
+        return context.cast(builder, args[1], value, pointer.dtype)
+
+    return pointer.dtype(pointer, value), codegen
+
+
+@intrinsic
 def zero_memory(typing, pointer, count):
     """Set so many elements to zero."""
 

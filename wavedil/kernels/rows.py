@@ -6,7 +6,7 @@ from numba.extending import intrinsic
 
 from wavedil.kernels.emit import Emitter, fields
 from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import beyond, down, right, width_of
+from wavedil.kernels.panels import beyond, down, right, type_of, width_of
 from wavedil.kernels.vector import emit_exp_negative
 
 
@@ -162,3 +162,30 @@ def cross_entropy_rows(logits, rows, panels, codes, weights, scale, with_gradien
             _row_scale(row, panels, share / normalizer)
             row.data[target] -= share
     return total
+
+
+@jit
+def sample_row(logits, panels, classes, temperature, draw):
+    """A class drawn from softmax(logits / temperature) by a number in [0, 1); the largest at temperature 0.
+
+    -1 if the logits are not finite. The logits of the row are used up.
+    """
+    w = width_of(logits.data)
+    top = _row_max(logits, panels)
+    if not np.isfinite(top):
+        return -1
+    if temperature == 0:
+        for k in range(classes):
+            if logits.data[(k // w) * logits.panel + k % w] == top:
+                return k
+    factor = type_of(logits.data, 1 / temperature)
+    _row_scale(logits, panels, factor)
+    total = np.float64(_row_exp_and_sum(logits, panels, top * factor))
+    if not np.isfinite(total):
+        return -1
+    rest = draw * total
+    for k in range(classes):
+        rest -= np.float64(logits.data[(k // w) * logits.panel + k % w])
+        if rest < 0:
+            return k
+    return classes - 1

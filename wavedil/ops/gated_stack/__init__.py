@@ -1,0 +1,315 @@
+"""Gated stack: a whole WaveNet in one schedule, from codes to the loss and every gradient.
+
+With ``c`` the condition, ``D`` channels in each half of the gate, and each convolution padded with zeros on the left::
+
+    h[0] = embedding[code]
+    pre = conv(h[i]; dilation[i]) + c condition[i]
+    z = tanh(pre[..., :D]) sigmoid(pre[..., D:])
+    h[i + 1] = h[i] + residual[i](z)
+    s = sum over i of skip[i](z)
+    logits = head.1(relu(head.0(relu(s))))
+    loss = sum(weights * -ln softmax(logits)[next code]) / sum(weights)        in nats
+
+It equals the composition of ``embedding``, ``gated_block``, ``conv1d`` and ``cross_entropy``, which a test shows, but
+keeps what those hand to each other in the cache. The network is that of WaveNet (arXiv:1609.03499, section 2).
+
+Parameters are a mapping of names to arrays, with ``R, D, S, E, Q`` for the numbers of residual, dilation, skip and end
+channels and classes, ``K`` taps and ``Cc`` condition channels:
+
+=============================  ============  ====================================================
+``input.embedding``            (Q, R)
+``blocks.i.conv.weight``       (K, R, 2D)    first D columns tanh, last D sigmoid; the last tap is now
+``blocks.i.conv.bias``         (2D,)
+``blocks.i.condition.weight``  (Cc, 2D)      only if there is a condition
+``blocks.i.residual.weight``   (D, R)        the last block's reaches no output: its gradient is zero
+``blocks.i.residual.bias``     (R,)
+``blocks.i.skip.weight``       (D, S)
+``blocks.i.skip.bias``         (S,)
+``head.0.weight``, ``.bias``   (S, E), (E,)
+``head.1.weight``, ``.bias``   (E, Q), (Q,)
+=============================  ============  ====================================================
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wavedil.errors import ConfigError, DTypeError, ShapeError
+from wavedil.ops import contract
+from wavedil.receptive import check_dilations
+
+
+class Result(NamedTuple):
+    """What `loss_and_grads` returns."""
+
+    loss: float  # nats
+    grads: dict  # the mapping that was given as into, or a fresh one
+    condition: np.ndarray | None  # gradient of the condition, fresh
+
+
+def parameter_shapes(*, dilations, kernel_size, residual_channels, dilation_channels, skip_channels, end_channels,
+                     classes, condition_channels=0):  # fmt: skip
+    """Names and shapes of the parameters, in the order in which they are stored.
+
+    Returns
+    -------
+    dict of str to tuple of int
+    """
+    both = 2 * dilation_channels
+    shapes = {"input.embedding": (classes, residual_channels)}
+    for i in range(len(dilations)):
+        shapes[f"blocks.{i}.conv.weight"] = (kernel_size, residual_channels, both)
+        shapes[f"blocks.{i}.conv.bias"] = (both,)
+        if condition_channels:
+            shapes[f"blocks.{i}.condition.weight"] = (condition_channels, both)
+        shapes[f"blocks.{i}.residual.weight"] = (dilation_channels, residual_channels)
+        shapes[f"blocks.{i}.residual.bias"] = (residual_channels,)
+        shapes[f"blocks.{i}.skip.weight"] = (dilation_channels, skip_channels)
+        shapes[f"blocks.{i}.skip.bias"] = (skip_channels,)
+    shapes["head.0.weight"], shapes["head.0.bias"] = (skip_channels, end_channels), (end_channels,)
+    shapes["head.1.weight"], shapes["head.1.bias"] = (end_channels, classes), (classes,)
+    return shapes
+
+
+def loss_and_grads(params, codes, weights=None, into=None, *, dilations, condition=None, recompute=False,
+                   workspace=None, backend=None, threads=None):  # fmt: skip
+    """Mean nats of each code given those before it, and the gradient of every parameter.
+
+    Parameters
+    ----------
+    params : mapping of str to array
+        See the module. All of one dtype, float32 or float64.
+    codes : (B, T + 1) array of ints in [0, Q)
+        ``codes[:, t + 1]`` is predicted from ``codes[:, : t + 1]``.
+    weights : (B, T) array, optional
+        How much each predicted code counts: not negative, with a positive sum. None: all the same.
+    into : mapping like params, optional
+        Gradients are added to these arrays (``+=``).
+    dilations : sequence of int
+        One per block.
+    condition : (B, Cc) or (B, T, Cc) array, optional
+        Global or local.
+    recompute : bool
+        Keep only each block's input, and compute the gates a second time in the backward pass: a third of the memory.
+    workspace : Workspace, optional
+        Holds all large arrays from call to call.
+    backend : {None, "cpu", "reference"}
+    threads : int, optional
+        None: one a core. Changes no bit of the result.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ShapeError, DTypeError, ConfigError
+        If an argument does not fit the others; the message names it, the expectation and what came.
+    """
+    where = "gated_stack.loss_and_grads"
+    params, dilations, codes, condition = _check(where, params, dilations, codes, condition, extra=1)
+    weights = _weights(where, weights, codes, params)
+    if into is None:
+        into = {name: np.zeros_like(value) for name, value in params.items()}
+    for name, value in params.items():
+        if name not in into:
+            raise ConfigError(f"{where}: into must have an array for every parameter, got none for {name}")
+        contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype)
+    module = contract.backend(where, backend, params["input.embedding"])
+    loss, dcondition = module.loss_and_grads(
+        params, codes, weights, into, dilations=dilations, condition=condition, recompute=bool(recompute),
+        workspace=workspace, threads=contract.threads(where, threads),
+    )  # fmt: skip
+    return Result(loss, into, dcondition)
+
+
+def loss(params, codes, weights=None, *, dilations, condition=None, backend=None, threads=None):
+    """The loss of `loss_and_grads` without the gradients, in memory that does not grow with T.
+
+    The parameters, errors and (on one backend) the bits are those of `loss_and_grads`.
+
+    Returns
+    -------
+    float
+        Nats.
+    """
+    where = "gated_stack.loss"
+    params, dilations, codes, condition = _check(where, params, dilations, codes, condition, extra=1)
+    weights = _weights(where, weights, codes, params)
+    module = contract.backend(where, backend, params["input.embedding"])
+    return module.loss(
+        params, codes, weights, dilations=dilations, condition=condition, threads=contract.threads(where, threads)
+    )
+
+
+def init_state(params, batch=1, *, dilations, condition_channels=0, backend=None, threads=None):
+    """State of ``batch`` streams that begin with silence, for `step`.
+
+    The parameters are packed once and kept: a stream goes on with those that it was made with.
+
+    Parameters
+    ----------
+    params : mapping of str to array
+    batch : int
+        Independent streams.
+    dilations : sequence of int
+    condition_channels : int
+        Channels of the condition that `step` will be given; 0 for none.
+    backend : {None, "cpu", "reference"}
+    threads : int, optional
+        Streams are spread over so many threads.
+
+    Returns
+    -------
+    state
+        With ``copy()``, ``reset()`` and ``time``, the number of rows seen.
+    """
+    where = "gated_stack.init_state"
+    channels = contract.whole(where, "condition_channels", condition_channels, 0)
+    params, dilations, _, _ = _check(where, params, dilations, None, None, condition_channels=channels)
+    batch = contract.whole(where, "batch", batch)
+    module = contract.backend(where, backend, params["input.embedding"])
+    return module.init_state(
+        params, batch, dilations=dilations, condition_channels=channels, threads=contract.threads(where, threads)
+    )
+
+
+def step(codes, state, condition=None, *, out=None):
+    """Logits after each of some more codes; any number of them. The state is changed in place.
+
+    In pieces of any sizes this equals one pass over all codes.
+
+    Parameters
+    ----------
+    codes : (B, n) array of ints
+    state
+        From `init_state`.
+    condition : (B, Cc) or (B, n, Cc) array, optional
+    out : (B, n, Q) array, optional
+
+    Returns
+    -------
+    (B, n, Q) array
+    """
+    where = "gated_stack.step"
+    codes, condition = _check_step(where, codes, state, condition)
+    shape, dtype = (*codes.shape, state.classes), state.dtype
+    out = contract.output(where, "out", out, shape, dtype, None)
+    state.step(codes, condition, out)
+    return out
+
+
+def sample(first, count, state, condition=None, *, temperature=1.0, seed=0, progress=None):
+    """Draw ``count`` codes, each from the logits after the one before; the state is changed in place.
+
+    A draw depends on the seed, the stream's number, and the stream's time alone.
+
+    Parameters
+    ----------
+    first : (B,) array of ints
+        The codes to go on from, which the state has not seen yet.
+    count : int
+    state
+        From `init_state`.
+    condition : (B, Cc) array, optional
+        Global.
+    temperature : float
+        Logits are divided by it; 0 takes the most probable code.
+    seed : int
+    progress : callable, optional
+        ``progress(done, count)``, now and then.
+
+    Returns
+    -------
+    (B, count) array of uint8, or int64 if there are more than 256 classes
+
+    Raises
+    ------
+    DivergedError
+        If logits are not finite.
+    """
+    where = "gated_stack.sample"
+    codes, condition = _check_step(where, np.asarray(first)[:, None], state, condition)
+    if condition is not None and condition.ndim == 3:
+        raise ShapeError(f"{where}: condition must be global, (B, Cc), got {condition.shape}")
+    count = contract.whole(where, "count", count, 0)
+    seed = contract.whole(where, "seed", seed, 0)
+    try:
+        temperature = float(temperature)
+        good = 0 <= temperature < np.inf
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ConfigError(f"{where}: temperature must be a number of at least 0, got {temperature!r}")
+    out = np.empty((len(codes), count), np.uint8 if state.classes <= 256 else np.int64)
+    first, pieces = codes[:, 0].astype(np.int64), 1000
+    for begin in range(0, count, pieces):
+        piece = np.empty((len(codes), min(pieces, count - begin)), np.int64)
+        state.sample(first, piece, condition, temperature, seed)
+        out[:, begin : begin + pieces] = piece
+        first = piece[:, -1]
+        if progress is not None:
+            progress(begin + piece.shape[1], count)
+    return out
+
+
+def _check_step(where, codes, state, condition):
+    codes = contract.integers(where, "codes", codes, None)
+    if codes.ndim != 2 or len(codes) != state.batch or codes.shape[1] < 1:
+        raise ShapeError(f"{where}: codes must be ({state.batch}, n) with n of at least 1, got {codes.shape}")
+    contract.in_range(where, "codes", codes, state.classes)
+    if condition is None:
+        return codes, None
+    if not state.condition_channels:
+        raise ConfigError(f"{where}: condition must be None, as the state was made for none, got {condition.shape}")
+    shape = (len(codes), *codes.shape[1:] * (condition.ndim == 3), state.condition_channels)
+    return codes, contract.floats(where, "condition", condition, shape, state.dtype, like="the state")
+
+
+def _check(where, params, dilations, codes, condition, extra=0, condition_channels=0):
+    """The arguments that all calls share, checked; arrays C-contiguous."""
+    dilations = check_dilations(dilations, 1)
+    try:
+        kernel, channels, both = params["blocks.0.conv.weight"].shape
+        skips, end = params["head.0.weight"].shape
+        classes = params["head.1.weight"].shape[1]
+        if condition is not None:
+            condition_channels = params["blocks.0.condition.weight"].shape[0]
+    except (KeyError, ValueError, IndexError) as error:
+        raise ConfigError(f"{where}: params must have the names and ranks of a gated stack: {error}") from None
+    shapes = parameter_shapes(
+        dilations=dilations, kernel_size=kernel, residual_channels=channels, dilation_channels=both // 2,
+        skip_channels=skips, end_channels=end, classes=classes, condition_channels=condition_channels,
+    )  # fmt: skip
+    dtype = params["head.1.weight"].dtype
+    checked = {}
+    for name, shape in shapes.items():
+        if name not in params:
+            raise ConfigError(f"{where}: params must have {len(dilations)} blocks, as there are dilations; no {name}")
+        checked[name] = contract.floats(where, name, params[name], shape, dtype, like="head.1.weight")
+    if codes is not None:
+        codes = contract.integers(where, "codes", codes, ("B", f"T + {extra}" if extra else "T"))
+        if codes.shape[1] <= extra:
+            raise ShapeError(f"{where}: codes must have at least {extra + 1} columns, got {codes.shape}")
+        contract.in_range(where, "codes", codes, classes)
+        batch, time = len(codes), codes.shape[1] - extra
+        if condition is not None:
+            rows = (batch, condition_channels) if condition.ndim == 2 else (batch, time, condition_channels)
+            condition = contract.floats(where, "condition", condition, rows, dtype, like="head.1.weight")
+    return checked, dilations, codes, condition
+
+
+def _weights(where, weights, codes, params):
+    dtype = params["head.1.weight"].dtype
+    shape = (len(codes), codes.shape[1] - 1)
+    if weights is None:
+        return np.ones(shape, dtype)
+    weights = np.asarray(weights)
+    if weights.dtype.kind not in "fbiu":
+        raise DTypeError(f"{where}: weights must be numbers, got {weights.dtype}")
+    if weights.shape != shape:
+        raise ShapeError(f"{where}: weights must be {contract.spell(shape)}, got {weights.shape}")
+    weights = np.ascontiguousarray(weights, dtype)
+    if not (weights.min() >= 0 and 0 < weights.sum(dtype=np.float64) < np.inf):
+        raise ShapeError(f"{where}: weights must be finite, at least 0 and not all 0, got a sum of {weights.sum()}")
+    return weights

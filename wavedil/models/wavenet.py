@@ -1,0 +1,419 @@
+"""WaveNet: gated dilated convolutions over mu-law codes, for training, block streaming and generation.
+
+van den Oord et al., "WaveNet: A Generative Model for Raw Audio", arXiv:1609.03499.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavedil.errors import CheckpointError, ConfigError, ShapeError, WavedilError
+from wavedil.kernels.pool import check_threads
+from wavedil.kernels.workspace import Workspace
+from wavedil.layers import files
+from wavedil.layers.parameters import Parameters
+from wavedil.ops import gated_stack
+from wavedil.receptive import check_dilations, receptive_field
+
+
+@dataclass(frozen=True)
+class WaveNetConfig:
+    """Sizes of a WaveNet.
+
+    Attributes
+    ----------
+    dilations : tuple of int
+        Rows between the taps of each block: one entry, one block. Any sequence is accepted.
+    kernel_size : int
+        Taps of each dilated convolution.
+    residual_channels, dilation_channels, skip_channels, end_channels : int
+        Channels between blocks, in each half of the gate, of the skip sum, and of the head's hidden layer.
+    classes : int
+        Number of codes.
+    sample_rate : int
+        Hz of the audio that the codes stand for.
+    codec : str
+        ``"mulaw"``, or ``"none"`` for codes that are not audio.
+    condition_channels : int
+        Width of the condition; 0 for none. With speakers it defaults to ``residual_channels``.
+    speakers : int
+        Voices, each with an embedding that is (added to) the condition; 0 for none.
+
+    Raises
+    ------
+    ConfigError
+        If a value has the wrong type or is out of range.
+    """
+
+    dilations: tuple[int, ...]
+    kernel_size: int = 2
+    residual_channels: int = 32
+    dilation_channels: int = 32
+    skip_channels: int = 32
+    end_channels: int = 32
+    classes: int = 256
+    sample_rate: int = 8000
+    codec: str = "mulaw"
+    condition_channels: int = 0
+    speakers: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "dilations", check_dilations(self.dilations, self.kernel_size))
+        for field in dataclasses.fields(self):
+            if field.type is not int:
+                continue
+            value, least = getattr(self, field.name), 0 if field.name in ("condition_channels", "speakers") else 1
+            if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+                raise ConfigError(f"WaveNetConfig: {field.name} must be an integer of at least {least}, got {value!r}")
+            object.__setattr__(self, field.name, int(value))
+        if self.codec not in ("mulaw", "none"):
+            raise ConfigError(f"WaveNetConfig: codec must be 'mulaw' or 'none', got {self.codec!r}")
+        if self.codec == "mulaw" and self.classes > 256:
+            raise ConfigError(f"WaveNetConfig: classes must be at most 256, the codes of mu-law, got {self.classes}")
+        if self.speakers and not self.condition_channels:
+            object.__setattr__(self, "condition_channels", self.residual_channels)
+
+    @property
+    def receptive_field(self):
+        """Samples that a prediction depends on."""
+        return receptive_field(self.dilations, self.kernel_size)
+
+    def to_dict(self):
+        """The values as plain JSON types."""
+        return dataclasses.asdict(self) | {"dilations": list(self.dilations)}
+
+    @classmethod
+    def from_dict(cls, values):
+        """The opposite of `to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or missing, or a value is not right.
+        """
+        if not hasattr(values, "keys"):
+            raise ConfigError(f"WaveNetConfig: a config must be a table of keys, got {values!r}")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+                raise ConfigError(f"WaveNetConfig: unknown key {key!r}{hint}")
+        if "dilations" not in values:
+            raise ConfigError("WaveNetConfig: dilations must be given, one for each block")
+        return cls(**values)
+
+
+class WaveNet:
+    """A WaveNet: ``logits[:, t]`` predicts ``codes[:, t + 1]`` from ``codes[:, : t + 1]``.
+
+    The equations and the parameters' names and shapes are those of `wavedil.ops.gated_stack`; with speakers there
+    is also ``speaker.embedding (speakers, condition_channels)``.
+
+    Parameters
+    ----------
+    config : WaveNetConfig
+    seed : int
+        Of the initial weights. The same seed gives the same weights in either dtype, up to rounding.
+    dtype : {"float32", "float64"}
+    device : {"cpu"}
+    recompute : bool
+        Train in a third of the memory, and a little more time.
+    threads : int, optional
+        None: one a core. Changes no bit of any result.
+
+    Attributes
+    ----------
+    config : WaveNetConfig
+    params : Parameters
+        Name -> array, views of one flat buffer.
+    buffers : dict
+        Empty: a WaveNet has no running statistics.
+    receptive_field : int
+        Samples.
+
+    Notes
+    -----
+    Every method takes ``condition=``, a global ``(B, Cc)`` or a local ``(B, T, Cc)`` array, and ``speaker=``, ``(B,)``
+    whole numbers; with both, the speaker's embedding is added to the condition. A model with speakers needs
+    ``speaker``, one with only condition channels needs ``condition``.
+    """
+
+    Config = WaveNetConfig
+
+    def __init__(self, config, seed=0, dtype="float32", device="cpu", recompute=False, threads=None):
+        if not isinstance(config, WaveNetConfig):
+            raise ConfigError(f"WaveNet: config must be a WaveNetConfig, got {type(config).__name__}")
+        if device != "cpu":
+            raise ConfigError(f"WaveNet: device must be 'cpu' (other devices are not supported yet), got {device!r}")
+        self.config, self.device, self.recompute = config, device, bool(recompute)
+        self.threads = check_threads(threads)
+        self.params = Parameters(_shapes(config), dtype)
+        self.buffers = {}
+        self._workspace = Workspace()
+        _initialize(self.params, config, seed)
+
+    def __repr__(self):
+        c = self.config
+        return f"WaveNet({len(c.dilations)} blocks, {self.params.count:,} parameters, field {self.receptive_field})"
+
+    @property
+    def receptive_field(self):
+        """Samples that a prediction depends on."""
+        return self.config.receptive_field
+
+    @property
+    def dtype(self):
+        """Of the parameters and activations."""
+        return self.params.dtype
+
+    # training -----------------------------------------------------------------------------------------------------
+    def loss(self, codes, weights=None, *, condition=None, speaker=None):
+        """Mean nats of each code given those before it; the memory needed does not grow with the length.
+
+        Parameters
+        ----------
+        codes : (B, T + 1) array of ints in [0, classes)
+        weights : (B, T) array, optional
+            How much each predicted code counts.
+
+        Returns
+        -------
+        float
+            ``sum(weights * nats) / sum(weights)``
+
+        Raises
+        ------
+        ShapeError, DTypeError, ConfigError
+            If an argument does not fit; the message says what was expected and what came.
+        """
+        condition = self._condition("loss", codes, condition, speaker, extra=1)
+        return gated_stack.loss(
+            self.params, codes, weights, dilations=self.config.dilations, condition=condition, threads=self.threads
+        )
+
+    def loss_and_grads(self, codes, weights=None, into=None, *, condition=None, speaker=None):
+        """The loss and its gradient with respect to every parameter.
+
+        Parameters
+        ----------
+        codes, weights
+            As in `loss`.
+        into : Parameters, optional
+            Gradients are added to it (``+=``).
+
+        Returns
+        -------
+        loss : float
+        grads : Parameters
+            Names and layout of ``params``: ``into`` if given, else fresh.
+        """
+        condition = self._condition("loss_and_grads", codes, condition, speaker, extra=1)
+        grads = self.params.like() if into is None else into
+        result = gated_stack.loss_and_grads(
+            self.params, codes, weights, grads, dilations=self.config.dilations, condition=condition,
+            recompute=self.recompute, workspace=self._workspace, threads=self.threads,
+        )  # fmt: skip
+        if speaker is not None:
+            dcondition = result.condition if result.condition.ndim == 2 else result.condition.sum(axis=1)
+            np.add.at(grads["speaker.embedding"], np.asarray(speaker), dcondition)
+        return result.loss, grads
+
+    def logits(self, codes, *, condition=None, speaker=None):
+        """Scores of every code after each code, (B, T, classes): ``[:, t]`` predicts ``codes[:, t + 1]``."""
+        codes = np.asarray(codes)
+        return self.stream(codes, self.init_stream(len(codes)), condition=condition, speaker=speaker)
+
+    # streams --------------------------------------------------------------------------------------------------------
+    def init_stream(self, batch=1):
+        """State of so many streams that begin with silence, for `stream`.
+
+        The state keeps the parameters as they are now: a stream that is under way does not change its voice when
+        training goes on. It is the caller's: it can be copied (``copy()``) and reset (``reset()``).
+        """
+        return gated_stack.init_state(
+            self.params, batch, dilations=self.config.dilations, threads=self.threads,
+            condition_channels=self.config.condition_channels,
+        )  # fmt: skip
+
+    def stream(self, codes, state, *, condition=None, speaker=None):
+        """Logits (B, n, classes) after each of n more codes, as `logits` would give them in one piece.
+
+        Parameters
+        ----------
+        codes : (B, n) array of ints
+            Any n from 1 up, shorter or longer than the dilations.
+        state
+            From `init_stream`; changed in place.
+        condition : array, optional
+            Global, or local for these n codes.
+        """
+        self._check_state("stream", state)
+        condition = self._condition("stream", codes, condition, speaker)
+        return gated_stack.step(np.asarray(codes), state, condition)
+
+    def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, condition=None, speaker=None,
+                 progress=None):  # fmt: skip
+        """Draw n codes for each of ``batch`` streams, one after the other.
+
+        A draw depends only on the seed, the number of its stream and the time, so a stream comes out the same whatever
+        the batch and the threads. Each sample costs one step and not the receptive field.
+
+        Parameters
+        ----------
+        n : int
+            Codes to draw; 0 gives none.
+        batch : int
+        seed : int
+        temperature : float
+            Logits are divided by it: below 1 for likelier sounds, 0 for the likeliest code each time.
+        primer : (batch, m) or (m,) array of ints, optional
+            Codes to go on from; they are not returned. Without one, silence (the middle code).
+        condition : (B, Cc) array, optional
+        speaker : int or (B,) array of ints, optional
+        progress : callable, optional
+            ``progress(done, n)``, now and then.
+
+        Returns
+        -------
+        (batch, n) array of uint8, or int64 if there are more than 256 classes
+
+        Raises
+        ------
+        DivergedError
+            If the logits are not finite; the message names the step.
+        """
+        if primer is None:
+            primer = np.full((batch, 1), self.config.classes // 2)
+        primer = np.asarray(primer)
+        if primer.ndim == 1:
+            primer = np.broadcast_to(primer, (batch, len(primer)))
+        if primer.ndim != 2 or len(primer) != batch or primer.shape[1] < 1:
+            raise ShapeError(f"WaveNet.generate: primer must be ({batch}, m) with m of at least 1, got {primer.shape}")
+        if speaker is not None and np.ndim(speaker) == 0:
+            speaker = np.full(batch, speaker)
+        condition = self._condition("generate", primer, condition, speaker)
+        state = self.init_stream(batch)
+        if primer.shape[1] > 1:
+            gated_stack.step(primer[:, :-1], state, condition)
+        return gated_stack.sample(
+            primer[:, -1], n, state, condition, temperature=temperature, seed=seed, progress=progress
+        )
+
+    # files ------------------------------------------------------------------------------------------------------------
+    def save(self, path, *, step=None, params=None, extra=None):
+        """Write the parameters and the config to a safetensors file, atomically.
+
+        Parameters
+        ----------
+        path : path-like
+        step : int, optional
+            Training step, for the file's metadata.
+        params : mapping of str to array, optional
+            Other values than the model's own (averaged weights).
+        extra : mapping, optional
+            More metadata, as JSON values.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be written; what was there before is untouched.
+        """
+        tensors = dict(self.params if params is None else params) | {f"buffers/{k}": v for k, v in self.buffers.items()}
+        about = {
+            **(extra or {}), "kind": "model", "class": type(self).__name__, "config": self.config.to_dict(),
+            "dtype": str(self.dtype), "step": step,
+        }  # fmt: skip
+        files.write(path, tensors, about)
+
+    @classmethod
+    def load(cls, path, **options):
+        """The model that `save` wrote; options are those of the constructor that do not live in the file.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is not there, damaged, or holds something else.
+        """
+        tensors, about = files.read(path, "model")
+        if about.get("class") != cls.__name__:
+            raise CheckpointError(f"{path}: must hold a {cls.__name__}, got a {about.get('class')}")
+        model = cls(cls.Config.from_dict(about.get("config")), dtype=about.get("dtype", "float32"), **options)
+        model.adopt(tensors, about, path)
+        return model
+
+    def adopt(self, tensors, about, path):
+        """Take the values and metadata that were read from a file."""
+        try:
+            self.params.load({name: value for name, value in tensors.items() if not name.startswith("buffers/")})
+        except WavedilError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        self.about = about
+
+    # checks -----------------------------------------------------------------------------------------------------------
+    def _check_state(self, where, state):
+        shapes = getattr(state, "shapes", None)
+        mine = {name: shape for name, shape in self.params.shapes.items() if name != "speaker.embedding"}
+        same = shapes == mine and state.dilations == self.config.dilations and state.dtype == self.dtype
+        if not same:
+            raise ConfigError(f"WaveNet.{where}: state must come from init_stream of this model, got one for another")
+
+    def _condition(self, where, codes, condition, speaker, extra=0):
+        """The one condition that the stack sees: the given one, the speakers' embeddings, or their sum."""
+        c, where = self.config, f"WaveNet.{where}"
+        codes = np.asarray(codes)
+        if codes.ndim != 2:
+            raise ShapeError(f"{where}: codes must be (B, T{' + 1' if extra else ''}), got {codes.shape}")
+        if condition is not None:
+            if not c.condition_channels:
+                raise ConfigError(f"{where}: condition must be None, as condition_channels is 0, got one")
+            condition = np.asarray(condition, self.dtype)
+            shapes = [(len(codes), c.condition_channels), (len(codes), codes.shape[1] - extra, c.condition_channels)]
+            if condition.shape not in shapes:
+                raise ShapeError(f"{where}: condition must be {shapes[0]} or {shapes[1]}, got {condition.shape}")
+        elif c.condition_channels and not c.speakers:
+            raise ConfigError(f"{where}: condition must be given, as condition_channels is {c.condition_channels}")
+        if not c.speakers:
+            if speaker is not None:
+                raise ConfigError(f"{where}: speaker must be None, as the model has no speakers, got {speaker!r}")
+            return condition
+        if speaker is None:
+            raise ConfigError(f"{where}: speaker must be given, as the model has {c.speakers}")
+        speaker = np.asarray(speaker)
+        if speaker.dtype.kind not in "iu" or speaker.shape != (len(codes),):
+            raise ShapeError(f"{where}: speaker must be ({len(codes)},) integers, got {speaker.shape} {speaker.dtype}")
+        if speaker.min() < 0 or speaker.max() >= c.speakers:
+            raise ShapeError(f"{where}: speaker must lie in [0, {c.speakers}), got {speaker.tolist()}")
+        voices = self.params["speaker.embedding"][speaker]
+        if condition is None:
+            return voices
+        return condition + (voices if condition.ndim == 2 else voices[:, None])
+
+
+def _shapes(c):
+    shapes = gated_stack.parameter_shapes(
+        dilations=c.dilations, kernel_size=c.kernel_size, residual_channels=c.residual_channels,
+        dilation_channels=c.dilation_channels, skip_channels=c.skip_channels, end_channels=c.end_channels,
+        classes=c.classes, condition_channels=c.condition_channels,
+    )  # fmt: skip
+    return shapes | ({"speaker.embedding": (c.speakers, c.condition_channels)} if c.speakers else {})
+
+
+def _initialize(params, config, seed):
+    """Draw initial weights: unit variance into every product, and logits so small that the loss is ln(classes)."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
+        raise ConfigError(f"WaveNet: seed must be a whole number of at least 0, got {seed!r}")
+    rng = np.random.default_rng(int(seed))
+    for name, value in params.items():
+        if name.endswith("bias"):
+            continue
+        scale = 1.0 if name.endswith("embedding") else np.prod(value.shape[:-1]) ** -0.5
+        if ".skip." in name:
+            scale *= len(config.dilations) ** -0.5  # the sum over the blocks has the variance of one
+        if name == "head.0.weight":
+            scale *= 2**0.5  # half of a ReLU's outputs are zero
+        if name == "head.1.weight":
+            scale *= 0.1
+        value[...] = scale * rng.standard_normal(value.shape)

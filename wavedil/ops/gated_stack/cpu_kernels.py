@@ -1,0 +1,294 @@
+"""The kernels of `cpu`: a chunk of time rows through the blocks and the head, forward and backward; runs of chunks.
+
+They fill outputs and return nothing; activations are written with ``=``, parameter gradients with ``+=``. Each kernel
+is one thread's work: the driver in `cpu` cuts it into tasks.
+"""
+
+from collections import namedtuple
+
+from wavedil.kernels.host import tile_rows
+from wavedil.kernels.jit import jit
+from wavedil.kernels.panels import (
+    address,
+    down,
+    move_memory,
+    panel_view,
+    repeated,
+    right,
+    strided_view,
+    width_of,
+    zero_memory,
+    zero_rows,
+)
+from wavedil.kernels.products import (
+    column_product,
+    left_taps,
+    left_view,
+    row_product,
+    row_product_biased,
+    row_product_gate,
+    row_product_gate_backward,
+    row_product_mask,
+    row_product_relu,
+    row_product_sum,
+)
+from wavedil.kernels.random import uniform
+from wavedil.kernels.rows import add_column_sums, add_to_table, cross_entropy_rows, look_up, relu_rows, sample_row
+
+CHUNK = 96  # time rows; a multiple of every tile's rows
+TILE = tile_rows()
+
+# Counts of panels (of residual, dilation, skip, end channels, classes, local condition channels); the packed parameters
+# in one array, and where in it each begins: `mix` is [residual | skip], `_t` is transposed, for the backward pass.
+Net = namedtuple(
+    "Net",
+    "dilations kernel R D S E Q C classes weights embedding conv condition residual residual_bias skip skip_bias "
+    "head0 head0_bias head1 head1_bias conv_t mix_t condition_t head0_t head1_t zero",
+)
+# Gradients of one item in one array, packed like the parameters. residual_bias of block i belongs to block i - 1.
+Grads = namedtuple(
+    "Grads", "slab embedding conv bias condition mix residual_bias skip_bias head0 head0_bias head1 head1_bias"
+)
+# Activations of one item. `layout` holds for each block where its input X and its gates begin and how far their panels
+# lie apart, in elements. Rows are times, but for buffers that slide along: those have each block's present row in
+# `position`. `scratch` is of one chunk: z, skip, end, logits and dend are where its matrices begin.
+Item = namedtuple(
+    "Item",
+    "x gates layout position x_slides gates_slide mix condition dcondition rows mix_rows bias "
+    "scratch z skip end logits dend",
+)
+X, GATES = 0, 1  # rows of `layout` (each with BEGIN and STEP) and of `position`
+BEGIN, STEP = 0, 1
+
+
+# ---- one chunk -------------------------------------------------------------------------------------------------------
+@jit
+def inputs(item, block, t):
+    """X of a block, from time t on."""
+    row = item.position[X, block] if item.x_slides else t
+    w = width_of(address(item.x, 0))
+    return strided_view(address(item.x, item.layout[X, BEGIN, block] + row * w), w, item.layout[X, STEP, block])
+
+
+@jit
+def gates_of(item, block, t):
+    """tanh and sigmoid of a block (or the gradient of their inputs), from time t on."""
+    row = item.position[GATES, block] if item.gates_slide else t
+    w = width_of(address(item.gates, 0))
+    at = item.layout[GATES, BEGIN, block] + row * w
+    return strided_view(address(item.gates, at), w, item.layout[GATES, STEP, block])
+
+
+@jit
+def gate_forward(net, item, block, t, n, z):
+    """gates, z = gate(bias + condition + conv(X)) for n rows."""
+    weights, w = net.weights, width_of(address(net.weights, 0))
+    dilation, D2 = net.dilations[block], 2 * net.D
+    gates = gates_of(item, block, t)
+    start = repeated(address(item.bias, block * D2 * w))
+    if net.C > 0:
+        condition = down(panel_view(item.condition, 0, item.rows), t)
+        matrix = address(weights, net.condition + block * D2 * net.C * w * w)
+        row_product(left_view(condition, net.C), matrix, n, D2, gates, start)
+        start = gates
+    x = down(inputs(item, block, t), -(net.kernel - 1) * dilation)
+    matrix = address(weights, net.conv + block * D2 * net.kernel * net.R * w * w)
+    row_product_gate(left_taps(x, net.R, dilation, net.kernel), matrix, n, net.D, gates, start, z)
+
+
+@jit
+def blocks_forward(net, item, codes, first, last, t, mix_row, n):
+    """n rows through the blocks first .. last - 1: fills the next X and the skip sum."""
+    weights, w = net.weights, width_of(address(net.weights, 0))
+    skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
+    z = panel_view(item.scratch, item.z, CHUNK)
+    left = left_view(z, net.D)
+    if first == 0:
+        x = inputs(item, 0, t)
+        for r in range(n):
+            look_up(address(weights, net.embedding), codes[t + r], down(x, r), net.R, net.classes)
+    for block in range(first, last):
+        gate_forward(net, item, block, t, n, z)
+        if block + 1 < len(net.dilations):
+            matrix = address(weights, net.residual + block * net.D * net.R * w * w)
+            bias = repeated(address(weights, net.residual_bias + block * net.R * w))
+            x, following = inputs(item, block, t), inputs(item, block + 1, t)
+            row_product_biased(left, matrix, n, net.R, following, x, bias)
+        matrix = address(weights, net.skip + block * net.D * net.S * w * w)
+        bias = repeated(address(weights, net.skip_bias + block * net.S * w))
+        before = strided_view(address(weights, net.zero), 0, 0) if block == 0 else skip
+        row_product_biased(left, matrix, n, net.S, skip, before, bias)
+
+
+@jit
+def head_forward(net, item, mix_row, n):
+    """ReLUs and logits of n rows, into the item's scratch."""
+    skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
+    skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
+    logits = panel_view(item.scratch, item.logits, CHUNK)
+    relu_rows(skip, skip_on, n, net.S)
+    weights = net.weights
+    bias0, bias1 = repeated(address(weights, net.head0_bias)), repeated(address(weights, net.head1_bias))
+    row_product_relu(left_view(skip_on, net.S), address(weights, net.head0), n, net.E, end, bias0)
+    row_product(left_view(end, net.E), address(weights, net.head1), n, net.Q, logits, bias1)
+    return logits
+
+
+@jit
+def head_backward(net, item, grads, mix_row, n):
+    """From the logits' gradient to dskip, which replaces the skip sum; parameter gradients +=."""
+    dskip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
+    skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
+    dlogits, dend = panel_view(item.scratch, item.logits, CHUNK), panel_view(item.scratch, item.dend, CHUNK)
+    weights, slab = net.weights, grads.slab
+    add_column_sums(dlogits, n, net.Q, address(slab, grads.head1_bias))
+    column_product(left_view(end, net.E), dlogits, n, net.Q, address(slab, grads.head1))
+    matrix, sums = address(weights, net.head1_t), address(slab, grads.head0_bias)
+    row_product_mask(left_view(dlogits, net.Q), matrix, n, net.E, dend, end, sums)
+    column_product(left_view(skip_on, net.S), dend, n, net.E, address(slab, grads.head0))
+    matrix, sums = address(weights, net.head0_t), address(slab, grads.skip_bias)
+    row_product_mask(left_view(dend, net.E), matrix, n, net.S, dskip, skip_on, sums)
+
+
+@jit
+def block_backward(net, item, grads, block, t, n, mix, z, recompute):
+    """n rows back through one block; dh in the first panels of ``mix`` is replaced, parameter gradients +=."""
+    weights, slab, w = net.weights, grads.slab, width_of(address(net.weights, 0))
+    dilation, D2, RS = net.dilations[block], 2 * net.D, net.R + net.S
+    if recompute:
+        item.position[GATES, block] -= n
+        gate_forward(net, item, block, t, n, z)
+    gates = gates_of(item, block, t)
+    matrix = address(weights, net.mix_t + block * RS * net.D * w * w)
+    sums = address(slab, grads.bias + block * D2 * w)
+    row_product_gate_backward(left_view(mix, RS), matrix, n, net.D, gates, z, sums)
+
+    column_product(left_view(z, net.D), mix, n, RS, address(slab, grads.mix + block * RS * net.D * w * w))
+    x = left_taps(down(inputs(item, block, t), -(net.kernel - 1) * dilation), net.R, dilation, net.kernel)
+    column_product(x, gates, n, D2, address(slab, grads.conv + block * net.kernel * net.R * D2 * w * w))
+    if net.C > 0:
+        condition = down(panel_view(item.condition, 0, item.rows), t)
+        dcondition = down(panel_view(item.dcondition, 0, item.rows), t)
+        target = address(slab, grads.condition + block * net.C * D2 * w * w)
+        column_product(left_view(condition, net.C), gates, n, D2, target)
+        matrix = address(weights, net.condition_t + block * D2 * net.C * w * w)
+        row_product(left_view(gates, D2), matrix, n, net.C, dcondition, dcondition)
+
+    later = left_taps(down(gates, (net.kernel - 1) * dilation), D2, -dilation, net.kernel)
+    matrix = address(weights, net.conv_t + block * net.kernel * D2 * net.R * w * w)
+    sums = address(slab, grads.residual_bias + block * net.R * w)
+    row_product_sum(later, matrix, n, net.R, mix, mix, sums)
+
+
+# ---- a span of chunks ------------------------------------------------------------------------------------------------
+@jit
+def train_forward(net, item, grads, first, last, begin, end, codes, weights, scale, loss):
+    """A span forward; the last stage adds to the loss and turns the skip sum into its gradient.
+
+    The first stage's first span, which every other task of the item waits for, clears the gradients.
+    """
+    if first == 0 and begin == 0:
+        zero_memory(address(grads.slab, 0), len(grads.slab))
+    for t in range(begin, end, CHUNK):
+        real = min(CHUNK, end - t)
+        n = (real + TILE - 1) // TILE * TILE
+        blocks_forward(net, item, codes, first, last, t, t, n)
+        if last == len(net.dilations):
+            logits = head_forward(net, item, t, n)
+            loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], scale, True)
+            zero_rows(down(logits, real), n - real, net.Q)
+            head_backward(net, item, grads, t, n)
+
+
+@jit
+def train_backward(net, item, grads, first, last, begin, end, codes, recompute):
+    """A span backward, its chunks in reverse."""
+    z = panel_view(item.scratch, item.z, CHUNK)
+    for t in range(begin + (end - begin - 1) // CHUNK * CHUNK, begin - 1, -CHUNK):
+        real = min(CHUNK, end - t)
+        n = (real + TILE - 1) // TILE * TILE
+        if recompute:
+            slide_up(net, item, first, last, n)
+        mix = down(panel_view(item.mix, 0, item.mix_rows), t)
+        if last == len(net.dilations):
+            zero_rows(mix, n, net.R)
+        for block in range(last - 1, first - 1, -1):
+            block_backward(net, item, grads, block, t, n, mix, z, recompute)
+        if first == 0:
+            for r in range(real):
+                add_to_table(down(mix, r), address(grads.slab, grads.embedding), codes[t + r], net.R, net.classes)
+
+
+@jit
+def slide_up(net, item, first, last, n):
+    """Make room for n rows above the present one: a full gate buffer moves its future rows to its end."""
+    w = width_of(address(item.gates, 0))
+    for block in range(first, last):
+        position, rows = item.position[GATES, block], item.layout[GATES, STEP, block] // w
+        if position < n:
+            kept = (net.kernel - 1) * net.dilations[block]
+            for p in range(2 * net.D):
+                start = item.layout[GATES, BEGIN, block] + p * rows * w
+                move_memory(address(item.gates, start + (rows - kept) * w), address(item.gates, start + position * w),
+                            kept * w)  # fmt: skip
+            item.position[GATES, block] = rows - kept
+
+
+@jit
+def slide_down(net, item, n):
+    """Make room for n rows below the present one: a full input buffer moves its past rows to its beginning."""
+    w = width_of(address(item.x, 0))
+    for block in range(len(net.dilations)):
+        position, rows = item.position[X, block], item.layout[X, STEP, block] // w
+        if position + n > rows:
+            kept = (net.kernel - 1) * net.dilations[block]
+            for p in range(net.R):
+                start = item.layout[X, BEGIN, block] + p * rows * w
+                move_memory(address(item.x, start), address(item.x, start + (position - kept) * w), kept * w)
+            item.position[X, block] = kept
+
+
+@jit
+def stream_chunk(net, item, codes, t, n, real):
+    """Logits of a chunk, forward only, through buffers that slide; ``real`` of its n rows are kept."""
+    slide_down(net, item, n)
+    blocks_forward(net, item, codes, 0, len(net.dilations), t, 0, n)
+    for block in range(len(net.dilations)):
+        item.position[X, block] += real
+    return head_forward(net, item, 0, n)
+
+
+@jit
+def stream_loss(net, item, codes, weights, loss):
+    """Add the weighted nats of codes[1:] given those before to the loss."""
+    count = len(weights)
+    for t in range(0, count, CHUNK):
+        real = min(CHUNK, count - t)
+        logits = stream_chunk(net, item, codes, t, (real + TILE - 1) // TILE * TILE, real)
+        loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], weights[0], False)
+
+
+@jit
+def stream_logits(net, item, codes, out):
+    """The logits that follow each code."""
+    count = len(out)
+    for t in range(0, count, CHUNK):
+        real = min(CHUNK, count - t)
+        logits = stream_chunk(net, item, codes, t, (real + TILE - 1) // TILE * TILE, real)
+        w = width_of(logits.data)
+        for r in range(real):
+            for q in range(out.shape[1]):
+                out[t + r, q] = logits.data[(q // w) * logits.panel + r * w + q % w]
+
+
+@jit
+def stream_samples(net, item, codes, out, temperature, seed, stream, step, failed):
+    """Draw codes one after the other, each from the logits after the one before; codes[0] is the code to start from."""
+    for i in range(len(out)):
+        logits = stream_chunk(net, item, codes, 0, TILE, 1)
+        code = sample_row(logits, net.Q, net.classes, temperature, uniform(seed, stream, step + i))
+        if code < 0:
+            failed[0] = i
+            return
+        out[i] = code
+        codes[0] = code
