@@ -1,8 +1,8 @@
 """Random numbers as a function of where they are used: a hash of (seed, stream, step).
 
 There is no state to keep, so draws do not depend on the order of work, on threads or on how a stream is cut. The hash
-applies the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) to one
-number after the other.
+applies the finalizer of SplitMix64 to one number after the other (Steele, Lea and Flood, "Fast splittable pseudorandom
+number generators", 2014).
 """
 
 import numpy as np
