@@ -233,6 +233,7 @@ def test_info_of_a_run_and_of_a_preset(trained):
 
 def test_forward_flops_counts_two_per_weight_of_a_product():
     shapes = {"input.embedding": (256, 4), "blocks.0.conv.weight": (2, 4, 6), "blocks.0.conv.bias": (6,),
+              "blocks.0.condition.weight": (4, 6),
               "head.0.weight": (3, 5)}
     assert cli.forward_flops(shapes) == 2 * (2 * 4 * 6 + 3 * 5)
 

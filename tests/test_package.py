@@ -33,7 +33,7 @@ def test_bundled_clips_are_whole_and_carry_their_licence():
 
 def test_metadata_names_version_licence_and_extras():
     about = importlib.metadata.metadata("wavedil")
-    assert about["Version"] == "0.1.0"
+    assert about["Version"] == wavedil.__version__
     assert about["Requires-Python"] == ">=3.11"
     assert "BSD-3-Clause" in about["License-Expression"]
     assert {"test", "cuda", "bench"} <= set(about.get_all("Provides-Extra"))

@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import shlex
 import shutil
@@ -398,15 +399,12 @@ def _info(console, wanted, voices):
 
 
 def forward_flops(shapes: dict) -> int:
-    """Floating point operations of one output sample's forward pass, matrix products only (a multiply-add is two)."""
-    products = [shape for name, shape in shapes.items() if name.endswith(".weight")]
-    total = 0
-    for shape in products:
-        size = 2
-        for side in shape:
-            size *= side
-        total += size
-    return total
+    """Floating point operations of one output sample's forward pass; a multiply-add is two.
+
+    Matrix products only: lookups, gates and sums are few beside them, and a voice is projected once a clip.
+    """
+    return sum(2 * math.prod(shape) for name, shape in shapes.items()
+               if name.endswith(".weight") and not name.endswith(".condition.weight"))
 
 
 def memory_of_a_step(config, params, batch, window, recompute=False, moments=2, ema=False) -> int:
@@ -461,13 +459,14 @@ class _Display:
         self.bar.stop()
 
     def update(self, progress):
+        # The first step also compiles the kernels: what is left cannot be told from it.
+        left = "-" if self.smooth is None else _clock(progress.seconds_left)
         if self.smooth is None:
             _say(self.console, "   step   training  validation   samples/s  x real time       left")
         self.smooth = progress.loss_bits if self.smooth is None else 0.9 * self.smooth + 0.1 * progress.loss_bits
         measured = progress.validation_bits is not None
         if measured:
             self.validation = f"{progress.validation_bits:.3f}"
-        left = _clock(progress.seconds_left)
         real_time = "-" if progress.x_realtime is None else f"{progress.x_realtime:.1f}"
         self.bar.status = (f"bits/sample: training {self.smooth:.3f}, validation {self.validation}; "
                            f"{progress.samples_per_second:,.0f} samples/s, {real_time} x real time")
@@ -516,7 +515,7 @@ def _command(*words):
     program = "wavedil"
     called = Path(sys.argv[0])
     if called.name == program and shutil.which(program) is None:
-        program = os.path.relpath(called)
+        program = min(os.path.relpath(called), os.path.abspath(called), key=len)
     return " ".join(shlex.quote(str(word)) for word in (program, *words))
 
 
