@@ -14,7 +14,8 @@ from benchmarks.harness import say
 from benchmarks.problem import Problem
 
 SHAPES = ((16, 2), (32, 2), (64, 2), (64, 3), (128, 2))
-TOLERANCE = 1e-3  # relative, of losses and gradient norms in float32
+# Relative, in float32. A step changes the loss by some 1e-3; a ReLU within rounding of 0 can change a norm by 1e-4.
+LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 1e-3
 OURS = "wavedil"
 
 
@@ -50,15 +51,21 @@ def start(chosen, settings):
 
 
 def disagreement(answers):
-    """Largest relative difference of losses and gradient norms to the first peer's, for each peer."""
+    """Largest relative differences to the first peer's, for each peer: (of the losses, of the first gradient's norm).
+
+    The losses after a step tell whether backward, clipping and Adam agree. Later norms are left out: Adam turns the
+    rounding of nearly zero gradients into whole steps.
+    """
     first, *_ = answers.values()
+
+    def relative(value, expected):
+        error = abs(value - expected) / abs(expected)
+        return error if error == error else float("inf")  # a NaN disagrees with everything
+
     worst = {}
     for label, answer in answers.items():
-        pairs = [(answer["loss"], first["loss"])]
-        for name in ("losses", "norms"):
-            pairs += zip(answer[name], first[name], strict=True)
-        # not <=: a NaN must count as a disagreement
-        worst[label] = max(abs(a - b) / abs(b) if a == a and b == b else float("inf") for a, b in pairs)
+        losses = zip([answer["loss"], *answer["losses"]], [first["loss"], *first["losses"]], strict=True)
+        worst[label] = max(relative(*pair) for pair in losses), relative(answer["norms"][0], first["norms"][0])
     return worst
 
 
@@ -79,12 +86,12 @@ def measure(problem, chosen, settings, folder):
             )
             checks[label] = worker.ask("check", steps=3)
             found[label] |= {"about": about, "check": checks[label]}
-        for label, worst in disagreement(checks).items():
-            found[label]["relative_difference"] = worst
-            if worst > TOLERANCE:
+        for label, (loss, norm) in disagreement(checks).items():
+            found[label]["relative_difference"] = {"loss": loss, "norm": norm}
+            if loss > LOSS_TOLERANCE or norm > NORM_TOLERANCE:
                 raise harness.WorkerError(
-                    f"{label}: losses and gradient norms must agree to {TOLERANCE} with {OURS}'s, got {worst:.1e}: "
-                    f"{checks[label]} against {checks[OURS]}"
+                    f"{label}: losses must agree to {LOSS_TOLERANCE} with {OURS}'s, the first gradient's norm to "
+                    f"{NORM_TOLERANCE}, got {loss:.1e} and {norm:.1e}: {checks[label]} against {checks[OURS]}"
                 )
         budget = 0.2 if settings.quick else 0.7
         for what, share in (("step", 1), ("loss", 1 / 3)):  # the loss was called cold only: guess its time
