@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+import wavedil as wd
 from wavedil import cli, report
 
 RATE = 8000
@@ -236,6 +237,16 @@ def test_forward_flops_counts_two_per_weight_of_a_product():
               "blocks.0.condition.weight": (4, 6),
               "head.0.weight": (3, 5)}
     assert cli.forward_flops(shapes) == 2 * (2 * 4 * 6 + 3 * 5)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_memory_of_a_step_is_near_what_is_allocated(recompute):
+    config = wd.WaveNetConfig(dilations=[1, 2, 4, 8, 16, 32, 64, 128], residual_channels=16, dilation_channels=16)
+    model = wd.WaveNet(config, recompute=recompute)
+    model.loss_and_grads(np.zeros((4, 4097), np.uint8))
+    likes = 4 * model.params.flat.nbytes  # weights, gradient, two moments
+    estimate = cli.memory_of_a_step(config, model.params, 4, 4096, recompute)
+    assert abs(estimate / (model._workspace.nbytes + likes) - 1) < 0.25
 
 
 def test_parameters_in_the_layer_table_add_up(trained):

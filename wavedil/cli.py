@@ -261,10 +261,13 @@ def _finish(console, run, about, data, validation, trainer):
                   "  model.safetensors, trainer.safetensors, config.json")
     _say(console, "What to try next", style="bold")
     out = run / "more.wav"
+    longer = _command("train", "--out", run, "--resume")
+    if trainer.step >= about["settings"]["train"]["steps"]:
+        longer += f" --steps {2 * trainer.step}"
     suggestions = [
         ("another sample", _command("generate", run, "--seconds", 4, "--temperature", 0.8, "--seed", 1, "-o", out)),
         ("what the model is made of", _command("info", run)),
-        ("train it longer", _command("train", "--out", run, "--resume", "--steps", 2 * trainer.step)),
+        ("train it longer", longer),
         ("a larger model (hours)", _command("train", "--preset", "base")),
         ("your own recordings", _command("train", "FOLDER")),
     ]
