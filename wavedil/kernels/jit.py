@@ -29,7 +29,7 @@ def source_stamp(folder: Path) -> bytes:
 
 def jit(function):
     """Compile a kernel: ``nogil``, cached on disk by content."""
-    dispatcher = njit(nogil=True, fastmath=FASTMATH)(function)
+    dispatcher = njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
     try:
         dispatcher.enable_caching()
         dispatcher._cache._cache_file._source_stamp = source_stamp(Path(function.__code__.co_filename).parent)

@@ -10,14 +10,33 @@ Two products do all the work of a convolution, forward and backward (W is the wi
 
 Each is a tile of ``host.tile_rows()`` x 2 vectors of accumulators that live in registers from the first term
 to the last (6 x 16 floats on AVX2). A step of the inner loop loads two vectors of B, and broadcasts one element of
-every row of A against them: 12 fused multiply-adds for 8 loads, so the loop is bound by arithmetic.
+every row of A against them: 12 fused multiply-adds for 8 loads, so the loop is bound by arithmetic. The tiles of a
+product go down the rows first, so that one panel of B stays in the first cache.
 
-How a tile starts and ends is a parameter (``ENDS``): a tile that ends in the gate of a WaveNet applies tanh and
-sigmoid while the sums are still in registers, and they never reach memory. This is what the fused kernels
-are made of.
+How a row product starts and ends is what tells its kinds apart: one that ends in the gate of a WaveNet applies tanh
+and sigmoid while the sums are still in registers, and they never reach memory. This is what the fused kernels are
+made of. Each kind takes ``(left, weights, rows, panels, ...)``:
 
-Rows of a row product come in whole tiles (``panels.whole_tiles``); the callers allocate so. The kernels write
-with ``=`` except where their comment says ``+=``.
+==============================  =================================================================================
+``row_product``                 ``target, start``: target = start + left @ weights
+``row_product_biased``          ``target, start, bias``: target = start + bias + left @ weights
+``row_product_relu``            ``target, start``: target = max(0, start + left @ weights)
+``row_product_sum``             ``target, start, sums``: target = start + left @ weights, and
+                                sums += the column sums of the target
+``row_product_mask``            ``target, test, sums``: target = left @ weights where test > 0, else 0, and
+                                sums += the column sums of the target
+``row_product_gate``            ``gates, start, z``: a, g = start + left @ weights; gates = tanh(a), sigmoid(g);
+                                z = tanh(a) sigmoid(g). ``panels`` counts those of z
+``row_product_gate_backward``   ``gates, z, sums``: dz = left @ weights; tanh and sigmoid in gates are replaced by
+                                da and dg; z = tanh sigmoid; sums += the column sums of (da, dg).
+                                ``panels`` counts those of z
+==============================  =================================================================================
+
+Targets, starts and tests are views; weights and sums are pointers. A panel of gates holds one vector of a (or
+tanh), then the vector of g (or sigmoid) for the same channels. Rows come in whole tiles (``panels.whole_tiles``);
+the callers allocate so. A start may be the target itself, for ``+=``.
+
+Every kind is one LLVM function in the module that calls it, so a kernel that uses it twice compiles it once.
 """
 
 from collections import namedtuple
@@ -28,8 +47,6 @@ from numba.extending import intrinsic
 
 from wavedil.kernels import host
 from wavedil.kernels.emit import I64, Emitter, fields
-from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import beyond, down, right, strided_view, width_of
 from wavedil.kernels.vector import emit_sigmoid, emit_tanh
 
 Left = namedtuple("Left", "data row panel panels tap taps")
@@ -40,133 +57,11 @@ STEP = 4  # inner terms of a row product in a step of its loop; divides every pa
 UNROLL = 2  # rows in a step of the column product's loop; whole tiles are a multiple of it
 
 
-# the row product's tile --------------------------------------------------------------------------------
-def _row_tile(starts, finish):
-    """Intrinsic (left, b, others): one tile of a row product.
-
-    ``others`` is a tuple of views and pointers. The tile starts with the sum of ``others[1 : 1 + starts]``,
-    and ``finish(e, others, sums)`` stores it, given ``sums[row][vector]``.
-    """
-
-    @intrinsic
-    def tile(typing, left, b, others):
-        def codegen(context, builder, signature, args):
-            e = Emitter(builder, left.types[0].dtype)
-            data, row, panel, panels, tap, taps = fields(builder, args[0])
-            extra = [other if isinstance(other.type, ir.PointerType) else fields(builder, other)
-                     for other in fields(builder, args[2])]  # fmt: skip
-            sums = [[e.variable(_start(e, extra[1 : 1 + starts], m, v)) for v in range(2)] for m in range(TILE)]
-            a = [e.at(data, builder.mul(row, ir.Constant(I64, m))) for m in range(TILE)]
-            b_step = ir.Constant(I64, e.width * e.width)
-            steps = ir.Constant(I64, e.width // STEP)
-            with e.loop(taps) as k, e.loop(panels) as q, e.loop(steps) as step:
-                first = builder.mul(step, ir.Constant(I64, STEP))
-                offset = builder.add(builder.add(builder.mul(k, tap), builder.mul(q, panel)), first)
-                b_here = e.at(args[1], builder.mul(builder.add(builder.mul(k, panels), q), b_step))
-                b_here = e.at(b_here, builder.mul(first, ir.Constant(I64, e.width)))
-                for j in range(STEP):
-                    b_vectors = [e.load(e.at(b_here, j * e.width + v * e.lanes)) for v in range(2)]
-                    for m in range(TILE):
-                        x = e.broadcast(e.at(a[m], offset, j))
-                        for v in range(2):
-                            e.set(sums[m][v], e.fma(x, b_vectors[v], e.get(sums[m][v])))
-            finish(e, extra, [[e.get(slot) for slot in slots] for slots in sums])
-            return context.get_dummy_value()
-
-        return types.void(left, b, others), codegen
-
-    return tile
+def index(value):
+    return ir.Constant(I64, value)
 
 
-def _start(e, views, m, v):
-    """Vector v of row m of the sum of some views."""
-    value = None
-    for data, row, _ in views:
-        term = e.load(e.at(data, e.builder.mul(row, ir.Constant(I64, m)), v * e.lanes))
-        value = term if value is None else e.add(value, term)
-    return e.const(0.0) if value is None else value
-
-
-def _add_to(e, pointer, rows):
-    """pointer[:] += the sum over the rows."""
-    total = rows[0]
-    for value in rows[1:]:
-        total = e.add(total, value)
-    e.store(e.add(e.load(pointer), total), pointer)
-
-
-def _store(e, others, sums):
-    data, row, _ = others[0]
-    for m in range(TILE):
-        for v in range(2):
-            e.store(sums[m][v], e.at(data, e.builder.mul(row, ir.Constant(I64, m)), v * e.lanes))
-
-
-def _end_plain(e, others, sums):
-    _store(e, others, sums)
-
-
-def _end_relu(e, others, sums):
-    _store(e, others, [[e.positive(x, x) for x in row] for row in sums])
-
-
-def _end_sum(e, others, sums):
-    _store(e, others, sums)
-    for v in range(2):
-        _add_to(e, e.at(others[2], v * e.lanes), [row[v] for row in sums])
-
-
-def _end_mask(e, others, sums):
-    (test, test_row, _), column_sums = others[1:]
-    for m in range(TILE):
-        for v in range(2):
-            x = e.load(e.at(test, e.builder.mul(test_row, ir.Constant(I64, m)), v * e.lanes))
-            sums[m][v] = e.positive(x, sums[m][v])
-    _end_sum(e, [others[0], None, column_sums], sums)
-
-
-def _end_gate(e, others, sums):
-    """Vector 0 of the tile is the filter, vector 1 the gate of the same channels."""
-    (gates, gates_row, _), _, (z, z_row, _) = others
-    for m in range(TILE):
-        row = ir.Constant(I64, m)
-        t, s = emit_tanh(e, sums[m][0]), emit_sigmoid(e, sums[m][1])
-        for v, value in enumerate((t, s)):
-            e.store(value, e.at(gates, e.builder.mul(gates_row, row), v * e.lanes))
-        e.store(e.mul(t, s), e.at(z, e.builder.mul(z_row, row)))
-
-
-def _end_gate_backward(e, others, sums):
-    """Vector v of dz belongs to panel v of the gates, which hold tanh and sigmoid and receive their gradients."""
-    (gates, gates_row, gates_panel), (z, z_row, _), column_sums = others
-    for v in range(2):
-        rows = []
-        for m in range(TILE):
-            row = e.builder.mul(gates_row, ir.Constant(I64, m))
-            here = e.at(gates, row, e.builder.mul(gates_panel, ir.Constant(I64, v)))
-            t, s = e.load(here), e.load(e.at(here, e.lanes))
-            e.store(e.mul(t, s), e.at(z, e.builder.mul(z_row, ir.Constant(I64, m)), v * e.lanes))
-            g = e.mul(sums[m][v], s)
-            dt = e.fma(e.mul(g, t), e.sub(e.const(0.0), t), g)
-            ds = e.mul(e.mul(g, t), e.sub(e.const(1.0), s))
-            e.store(dt, here)
-            e.store(ds, e.at(here, e.lanes))
-            rows.append((dt, ds))
-        for half in range(2):
-            at = e.at(column_sums, v * e.width + half * e.lanes)
-            _add_to(e, at, [pair[half] for pair in rows])
-
-
-_plain_tile = _row_tile(1, _end_plain)
-_biased_tile = _row_tile(2, _end_plain)
-_relu_tile = _row_tile(1, _end_relu)
-_sum_tile = _row_tile(1, _end_sum)
-_mask_tile = _row_tile(0, _end_mask)
-_gate_tile = _row_tile(1, _end_gate)
-_gate_backward_tile = _row_tile(0, _end_gate_backward)
-
-
-# row products -------------------------------------------------------------------------------------------
+# left operands --------------------------------------------------------------------------------------------------------
 @intrinsic
 def left_taps(typing, view, panels, rows_apart, taps):
     """A view of so many panels as a left operand with several taps; the first is at the view's own rows."""
@@ -186,145 +81,267 @@ def left_view(typing, view, panels):
     result = types.NamedTuple([view.types[0], *[types.int64] * 5], Left)
 
     def codegen(context, builder, signature, args):
-        values = [*fields(builder, args[0]), args[1], ir.Constant(I64, 0), ir.Constant(I64, 1)]
-        return context.make_tuple(builder, result, values)
+        return context.make_tuple(builder, result, [*fields(builder, args[0]), args[1], index(0), index(1)])
 
     return result(view, types.int64), codegen
 
 
-@jit
-def row_product(left, weights, rows, panels, target, start):
-    """target = start + left @ weights, over so many rows and panels of the target."""
-    w = width_of(weights)
-    for p in range(panels):
-        b = beyond(weights, p * left.taps * left.panels * w * w)
-        for m in range(0, rows, TILE):
-            _plain_tile(down(left, m), b, (down(right(target, p), m), down(right(start, p), m)))
+# functions within a module --------------------------------------------------------------------------------------------
+def _call(builder, name, args, dtype, body):
+    """Call a function of the module under construction, written by ``body(emitter, *args)`` if it is not there yet."""
+    name = f"wavedil.{name}.{dtype}"
+    function = builder.module.globals.get(name)
+    if function is None:
+        signature = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
+        function = ir.Function(builder.module, signature, name)
+        function.linkage = "linkonce_odr"
+        function.attributes.add("noinline")
+        inside = ir.IRBuilder(function.append_basic_block("entry"))
+        body(Emitter(inside, dtype), *function.args)
+        inside.ret_void()
+    builder.call(function, args)
 
 
-@jit
-def row_product_biased(left, weights, rows, panels, target, start, bias):
-    """target = start + bias + left @ weights"""
-    w = width_of(weights)
-    for p in range(panels):
-        b = beyond(weights, p * left.taps * left.panels * w * w)
-        for m in range(0, rows, TILE):
-            _biased_tile(down(left, m), b, (down(right(target, p), m), down(right(start, p), m), right(bias, p)))
+# row products ---------------------------------------------------------------------------------------------------------
+def _row_tile(e, left, b, starts, finish):
+    """One tile: the sum of the starts, and all terms of the product; ``finish`` stores it."""
+    builder = e.builder
+    data, row, panel, panels, tap, taps = left
+    sums = [[e.variable(_start(e, starts, m, v)) for v in range(2)] for m in range(TILE)]
+    a = [e.at(data, builder.mul(row, index(m))) for m in range(TILE)]
+    with e.loop(taps) as k, e.loop(panels) as q, e.loop(index(e.width // STEP)) as step:
+        first = builder.mul(step, index(STEP))
+        offset = builder.add(builder.add(builder.mul(k, tap), builder.mul(q, panel)), first)
+        inner = builder.add(builder.mul(builder.add(builder.mul(k, panels), q), index(e.width)), first)
+        b_here = e.at(b, builder.mul(inner, index(e.width)))
+        for j in range(STEP):
+            b_vectors = [e.load(e.at(b_here, j * e.width + v * e.lanes)) for v in range(2)]
+            for m in range(TILE):
+                x = e.broadcast(e.at(a[m], offset, j))
+                for v in range(2):
+                    e.set(sums[m][v], e.fma(x, b_vectors[v], e.get(sums[m][v])))
+    finish(e, [[e.get(slot) for slot in slots] for slots in sums])
 
 
-@jit
-def row_product_relu(left, weights, rows, panels, target, start):
-    """target = max(0, start + left @ weights)"""
-    w = width_of(weights)
-    for p in range(panels):
-        b = beyond(weights, p * left.taps * left.panels * w * w)
-        for m in range(0, rows, TILE):
-            _relu_tile(down(left, m), b, (down(right(target, p), m), down(right(start, p), m)))
+def _start(e, views, m, v):
+    """Vector v of row m of the sum of some views."""
+    value = None
+    for data, row, _ in views:
+        term = e.load(e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
+        value = term if value is None else e.add(value, term)
+    return e.const(0.0) if value is None else value
 
 
-@jit
-def row_product_sum(left, weights, rows, panels, target, start, sums):
-    """target = start + left @ weights; sums += the column sums of the target"""
-    w = width_of(weights)
-    for p in range(panels):
-        b = beyond(weights, p * left.taps * left.panels * w * w)
-        for m in range(0, rows, TILE):
-            _sum_tile(down(left, m), b, (down(right(target, p), m), down(right(start, p), m), beyond(sums, p * w)))
+class _Place:
+    """Where an extra operand lies for panel p and row m of a product."""
+
+    def __init__(self, e, p, m):
+        self.e, self.p, self.m = e, p, m
+
+    def view(self, value, panel=None):
+        data, row, step = fields(self.e.builder, value)
+        b = self.e.builder
+        at = b.add(b.mul(self.m, row), b.mul(self.p if panel is None else panel, step))
+        return self.e.at(data, at), row, step
+
+    def half(self, value):
+        """The vector of a view's panel p / 2 that belongs to an even or odd p."""
+        b = self.e.builder
+        data, row, step = self.view(value, b.sdiv(self.p, index(2)))
+        return self.e.at(data, b.mul(b.srem(self.p, index(2)), index(self.e.lanes))), row, step
+
+    def double(self, value):
+        return self.view(value, self.e.builder.mul(self.p, index(2)))
+
+    def pointer(self, value, panels=1):
+        return self.e.at(value, self.e.builder.mul(self.p, index(panels * self.e.width)))
 
 
-@jit
-def row_product_mask(left, weights, rows, panels, target, test, sums):
-    """target = (left @ weights) where test > 0, else 0; sums += the column sums of the target"""
-    w = width_of(weights)
-    for p in range(panels):
-        b = beyond(weights, p * left.taps * left.panels * w * w)
-        for m in range(0, rows, TILE):
-            _mask_tile(down(left, m), b, (down(right(target, p), m), down(right(test, p), m), beyond(sums, p * w)))
+def _row_product(name, extras, tile, panels_each=1):
+    """Intrinsic ``(left, weights, rows, panels, *extras)``; ``tile(e, left, b, place, *extras)`` writes one tile."""
+
+    def codegen(context, builder, signature, args):
+        _call(builder, name, args, signature.args[1].dtype, body)
+        return context.get_dummy_value()
+
+    def body(e, left, weights, rows, panels, *others):
+        builder = e.builder
+        data, row, *rest = fields(builder, left)
+        inner = builder.mul(builder.mul(rest[1], rest[3]), index(e.width * e.width))
+        tiles = builder.sdiv(rows, index(TILE))
+        with e.loop(builder.mul(panels, index(panels_each))) as p, e.loop(tiles) as t:
+            m = builder.mul(t, index(TILE))
+            here = [e.at(data, builder.mul(m, row)), row, *rest]
+            tile(e, here, e.at(weights, builder.mul(p, inner)), _Place(e, p, m), *others)
+
+    if extras == 2:
+
+        @intrinsic
+        def product(typing, left, weights, rows, panels, first, second):
+            return types.void(left, weights, types.int64, types.int64, first, second), codegen
+    else:
+
+        @intrinsic
+        def product(typing, left, weights, rows, panels, first, second, third):
+            return types.void(left, weights, types.int64, types.int64, first, second, third), codegen
+
+    return product
 
 
-@jit
-def row_product_gate(left, weights, rows, panels, gates, start, z):
-    """a, g = start + left @ weights; gates = tanh(a), sigmoid(g); z = tanh(a) * sigmoid(g)
-
-    A panel holds one vector of a, then the vector of g for the same channels; ``panels`` counts panels of ``z``.
-    """
-    w = width_of(weights)
-    for p in range(2 * panels):
-        b = beyond(weights, p * left.taps * left.panels * w * w)
-        half = beyond(right(z, p // 2).data, (p % 2) * (w // 2))
-        for m in range(0, rows, TILE):
-            z_here = down(strided_view(half, z.row, z.panel), m)
-            _gate_tile(down(left, m), b, (down(right(gates, p), m), down(right(start, p), m), z_here))
+def _store(e, target, sums):
+    data, row, _ = target
+    for m in range(TILE):
+        for v in range(2):
+            e.store(sums[m][v], e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
 
 
-@jit
-def row_product_gate_backward(left, weights, rows, panels, gates, z, sums):
-    """dz = left @ weights; gates: tanh and sigmoid are replaced by da and dg; z = tanh * sigmoid
-
-    sums += the column sums of (da, dg). The layout is that of ``row_product_gate``.
-    """
-    w = width_of(weights)
-    for p in range(panels):
-        b = beyond(weights, p * left.taps * left.panels * w * w)
-        for m in range(0, rows, TILE):
-            _gate_backward_tile(
-                down(left, m), b, (down(right(gates, 2 * p), m), down(right(z, p), m), beyond(sums, 2 * p * w))
-            )
+def _add_to(e, pointer, rows):
+    """pointer[:] += the sum over the rows."""
+    total = rows[0]
+    for value in rows[1:]:
+        total = e.add(total, value)
+    e.store(e.add(e.load(pointer), total), pointer)
 
 
-# the column product --------------------------------------------------------------------------------------
-def _column_tile(tile_rows):
-    """Intrinsic (left, first, b, count, c): c[m, :] += sum_r A[r, first + m] B[r, :], a row-major c, W wide."""
+def _store_and_sum(e, target, column_sums, sums):
+    _store(e, target, sums)
+    for v in range(2):
+        _add_to(e, e.at(column_sums, v * e.lanes), [row[v] for row in sums])
 
-    @intrinsic
-    def tile(typing, left, first, b, count, c):
-        def codegen(context, builder, signature, args):
-            e = Emitter(builder, left.types[0].dtype)
-            data, row, panel, panels, tap, _ = fields(builder, args[0])
-            b_data, b_row, _ = fields(builder, args[2])
-            width = ir.Constant(I64, e.width)
-            a = []
+
+def _plain(e, left, b, place, target, start):
+    _row_tile(e, left, b, [place.view(start)], lambda e, sums: _store(e, place.view(target), sums))
+
+
+def _biased(e, left, b, place, target, start, bias):
+    starts = [place.view(start), place.view(bias)]
+    _row_tile(e, left, b, starts, lambda e, sums: _store(e, place.view(target), sums))
+
+
+def _relu(e, left, b, place, target, start):
+    def finish(e, sums):
+        _store(e, place.view(target), [[e.positive(x, x) for x in row] for row in sums])
+
+    _row_tile(e, left, b, [place.view(start)], finish)
+
+
+def _sum(e, left, b, place, target, start, column_sums):
+    def finish(e, sums):
+        _store_and_sum(e, place.view(target), place.pointer(column_sums), sums)
+
+    _row_tile(e, left, b, [place.view(start)], finish)
+
+
+def _mask(e, left, b, place, target, test, column_sums):
+    def finish(e, sums):
+        data, row, _ = place.view(test)
+        for m in range(TILE):
+            for v in range(2):
+                x = e.load(e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
+                sums[m][v] = e.positive(x, sums[m][v])
+        _store_and_sum(e, place.view(target), place.pointer(column_sums), sums)
+
+    _row_tile(e, left, b, [], finish)
+
+
+def _gate(e, left, b, place, gates, start, z):
+    def finish(e, sums):
+        (data, data_row, _), (z_data, z_row, _) = place.view(gates), place.half(z)
+        for m in range(TILE):
+            t, s = emit_tanh(e, sums[m][0]), emit_sigmoid(e, sums[m][1])
+            here = e.at(data, e.builder.mul(data_row, index(m)))
+            e.store(t, here)
+            e.store(s, e.at(here, e.lanes))
+            e.store(e.mul(t, s), e.at(z_data, e.builder.mul(z_row, index(m))))
+
+    _row_tile(e, left, b, [place.view(start)], finish)
+
+
+def _gate_backward(e, left, b, place, gates, z, column_sums):
+    """Vector v of dz belongs to panel v of the two panels of gates."""
+
+    def finish(e, sums):
+        (data, data_row, data_panel), (z_data, z_row, _) = place.double(gates), place.view(z)
+        for v in range(2):
+            rows = []
+            for m in range(TILE):
+                here = e.at(data, e.builder.mul(data_row, index(m)), e.builder.mul(data_panel, index(v)))
+                t, s = e.load(here), e.load(e.at(here, e.lanes))
+                e.store(e.mul(t, s), e.at(z_data, e.builder.mul(z_row, index(m)), v * e.lanes))
+                g = e.mul(sums[m][v], s)
+                gt = e.mul(g, t)
+                da, dg = e.fma(gt, e.sub(e.const(0.0), t), g), e.mul(gt, e.sub(e.const(1.0), s))
+                e.store(da, here)
+                e.store(dg, e.at(here, e.lanes))
+                rows.append((da, dg))
+            for half in range(2):
+                at = e.at(place.pointer(column_sums, 2), v * e.width + half * e.lanes)
+                _add_to(e, at, [pair[half] for pair in rows])
+
+    _row_tile(e, left, b, [], finish)
+
+
+row_product = _row_product("row_product", 2, _plain)
+row_product_biased = _row_product("row_product_biased", 3, _biased)
+row_product_relu = _row_product("row_product_relu", 2, _relu)
+row_product_sum = _row_product("row_product_sum", 3, _sum)
+row_product_mask = _row_product("row_product_mask", 3, _mask)
+row_product_gate = _row_product("row_product_gate", 3, _gate, panels_each=2)
+row_product_gate_backward = _row_product("row_product_gate_backward", 3, _gate_backward)
+
+
+# the column product ---------------------------------------------------------------------------------------------------
+def _column_tile(e, left, first, b, count, c, tile_rows):
+    """c[m, :] += sum_r A[r, first + m] B[r, :] for m < tile_rows; c is row-major and W wide."""
+    builder = e.builder
+    data, row, panel, panels, tap, _ = left
+    b_data, b_row, _ = b
+    a = []
+    for m in range(tile_rows):
+        column = builder.add(first, index(m))
+        q, w = builder.sdiv(column, index(e.width)), builder.srem(column, index(e.width))
+        k, q = builder.sdiv(q, panels), builder.srem(q, panels)
+        a.append(e.at(data, builder.mul(k, tap), builder.mul(q, panel), w))
+    targets = [[e.at(c, m * e.width + v * e.lanes) for v in range(2)] for m in range(tile_rows)]
+    sums = [[e.variable(e.load(pointer)) for pointer in pair] for pair in targets]
+    with e.loop(builder.sdiv(count, index(UNROLL))) as step:
+        for u in range(UNROLL):
+            r = builder.add(builder.mul(step, index(UNROLL)), index(u))
+            a_offset, b_here = builder.mul(r, row), e.at(b_data, builder.mul(r, b_row))
+            b_vectors = [e.load(e.at(b_here, v * e.lanes)) for v in range(2)]
             for m in range(tile_rows):
-                index = builder.add(args[1], ir.Constant(I64, m))
-                q, w = builder.sdiv(index, width), builder.srem(index, width)
-                k, q = builder.sdiv(q, panels), builder.srem(q, panels)
-                a.append(e.at(data, builder.mul(k, tap), builder.mul(q, panel), w))
-            targets = [[e.at(args[4], m * e.width + v * e.lanes) for v in range(2)] for m in range(tile_rows)]
-            sums = [[e.variable(e.load(pointer)) for pointer in pair] for pair in targets]
-            with e.loop(builder.sdiv(args[3], ir.Constant(I64, UNROLL))) as step:
-                for u in range(UNROLL):
-                    r = builder.add(builder.mul(step, ir.Constant(I64, UNROLL)), ir.Constant(I64, u))
-                    a_offset, b_here = builder.mul(r, row), e.at(b_data, builder.mul(r, b_row))
-                    b_vectors = [e.load(e.at(b_here, v * e.lanes)) for v in range(2)]
-                    for m in range(tile_rows):
-                        x = e.broadcast(e.at(a[m], a_offset))
-                        for v in range(2):
-                            e.set(sums[m][v], e.fma(x, b_vectors[v], e.get(sums[m][v])))
-            for pair, slots in zip(targets, sums, strict=True):
-                for pointer, slot in zip(pair, slots, strict=True):
-                    e.store(e.get(slot), pointer)
-            return context.get_dummy_value()
-
-        return types.void(left, first, b, count, c), codegen
-
-    return tile
+                x = e.broadcast(e.at(a[m], a_offset))
+                for v in range(2):
+                    e.set(sums[m][v], e.fma(x, b_vectors[v], e.get(sums[m][v])))
+    for pair, slots in zip(targets, sums, strict=True):
+        for pointer, slot in zip(pair, slots, strict=True):
+            e.store(e.get(slot), pointer)
 
 
-_column_tile_whole, _column_tile_four = _column_tile(TILE), _column_tile(4)
+@intrinsic
+def column_product(typing, left, b, rows, panels, target):
+    """target += left.T @ b, a sum over so many rows: target is a pointer to (panels, taps * left.panels * W, W)."""
 
+    def codegen(context, builder, signature, args):
+        _call(builder, "column_product", args, target.dtype, body)
+        return context.get_dummy_value()
 
-@jit
-def column_product(left, b, rows, panels, target):
-    """target += left.T @ b, a sum over so many rows: target is (panels, taps * left.panels * W, W)."""
-    w = width_of(target)
-    total = left.taps * left.panels * w
-    fours = 0
-    while (total - 4 * fours) % TILE:
-        fours += 1
-    whole = total - 4 * fours
-    for p in range(panels):
-        c, b_here = beyond(target, p * total * w), right(b, p)
-        for m in range(0, whole, TILE):
-            _column_tile_whole(left, m, b_here, rows, beyond(c, m * w))
-        for m in range(whole, total, 4):
-            _column_tile_four(left, m, b_here, rows, beyond(c, m * w))
+    def body(e, left, b, rows, panels, c):
+        builder = e.builder
+        left, (b_data, b_row, b_panel) = fields(builder, left), fields(builder, b)
+        total = builder.mul(builder.mul(left[3], left[5]), index(e.width))  # rows of the target
+        # Whole tiles, and so many tiles of four rows that nothing is left over (widths are multiples of four):
+        # the rest is 0, 4 or 8 for tiles of 4 or 12 rows; for 6 rows a rest of 2 takes two of them.
+        rest = builder.srem(total, index(TILE))
+        fours = builder.select(builder.icmp_signed("==", rest, index(2)), index(2), builder.sdiv(rest, index(4)))
+        whole = builder.sub(total, builder.mul(fours, index(4)))
+        with e.loop(panels) as p:
+            c_here = e.at(c, builder.mul(p, builder.mul(total, index(e.width))))
+            b_here = e.at(b_data, builder.mul(p, b_panel)), b_row, b_panel
+            for begin, count, size in ((index(0), builder.sdiv(whole, index(TILE)), TILE), (whole, fours, 4)):
+                with e.loop(count) as t:
+                    m = builder.add(begin, builder.mul(t, index(size)))
+                    _column_tile(e, left, m, b_here, rows, e.at(c_here, builder.mul(m, index(e.width))), size)
+
+    return types.void(left, b, types.int64, types.int64, target), codegen
+

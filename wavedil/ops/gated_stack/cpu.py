@@ -164,8 +164,9 @@ class Stack:
         unused = {"bias", "mix"} | (set() if train else {name for name in block_sizes | shared_sizes if "_t" in name})
         sizes = {name: self.blocks * size for name, size in block_sizes.items()} | shared_sizes | {"zero": self.width}
         begins, end = {}, 0
-        for name in sizes.keys() - unused:
-            begins[name], end = end, end + sizes[name]
+        for name, size in sizes.items():
+            if name not in unused:
+                begins[name], end = end, end + size
         weights = self.array(f"weights.{train}", end)
         block_maps, shared_maps = self.maps()
 
