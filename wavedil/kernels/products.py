@@ -34,7 +34,9 @@ made of. Each kind takes ``(left, weights, rows, panels, ...)``:
 
 Targets, starts and tests are views; weights and sums are pointers. A panel of gates holds one vector of a (or
 tanh), then the vector of g (or sigmoid) for the same channels. Rows come in whole tiles (``panels.whole_tiles``);
-the callers allocate so. A start may be the target itself, for ``+=``.
+the callers allocate so, except for the kinds whose name begins with ``few_``, which take any number. A start may be
+the target itself, for ``+=``. The order of every sum is the same in all tiles, so a row's bits do not depend on how
+many rows there are.
 
 Every kind is one LLVM function in the module that calls it, so a kernel that uses it twice compiles it once.
 """
@@ -63,14 +65,13 @@ def index(value):
 
 # left operands --------------------------------------------------------------------------------------------------------
 @intrinsic
-def left_taps(typing, view, panels, rows_apart, taps):
-    """A view of so many panels as a left operand with several taps; the first is at the view's own rows."""
+def left_taps(typing, view, panels, tap, taps):
+    """A view of so many panels as a left operand with several taps, so many elements apart; the first is the view."""
     result = types.NamedTuple([view.types[0], *[types.int64] * 5], Left)
 
     def codegen(context, builder, signature, args):
         data, row, panel = fields(builder, args[0])
-        tap = builder.mul(args[2], row)
-        return context.make_tuple(builder, result, [data, row, panel, args[1], tap, args[3]])
+        return context.make_tuple(builder, result, [data, row, panel, *args[1:]])
 
     return result(view, types.int64, types.int64, types.int64), codegen
 
@@ -103,42 +104,14 @@ def _call(builder, name, args, dtype, body):
 
 
 # row products ---------------------------------------------------------------------------------------------------------
-def _row_tile(e, left, b, starts, finish):
-    """One tile: the sum of the starts, and all terms of the product; ``finish`` stores it."""
-    builder = e.builder
-    data, row, panel, panels, tap, taps = left
-    sums = [[e.variable(_start(e, starts, m, v)) for v in range(2)] for m in range(TILE)]
-    a = [e.at(data, builder.mul(row, index(m))) for m in range(TILE)]
-    with e.loop(taps) as k, e.loop(panels) as q, e.loop(index(e.width // STEP)) as step:
-        first = builder.mul(step, index(STEP))
-        offset = builder.add(builder.add(builder.mul(k, tap), builder.mul(q, panel)), first)
-        inner = builder.add(builder.mul(builder.add(builder.mul(k, panels), q), index(e.width)), first)
-        b_here = e.at(b, builder.mul(inner, index(e.width)))
-        for j in range(STEP):
-            b_vectors = [e.load(e.at(b_here, j * e.width + v * e.lanes)) for v in range(2)]
-            for m in range(TILE):
-                x = e.broadcast(e.at(a[m], offset, j))
-                for v in range(2):
-                    e.set(sums[m][v], e.fma(x, b_vectors[v], e.get(sums[m][v])))
-    finish(e, [[e.get(slot) for slot in slots] for slots in sums])
-
-
-def _start(e, views, m, v):
-    """Vector v of row m of the sum of some views."""
-    value = None
-    for data, row, _ in views:
-        term = e.load(e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
-        value = term if value is None else e.add(value, term)
-    return e.const(0.0) if value is None else value
-
-
 class _Place:
-    """Where an extra operand lies for panel p and row m of a product."""
+    """Where the other operands lie for panel p and row m of a product."""
 
     def __init__(self, e, p, m):
         self.e, self.p, self.m = e, p, m
 
     def view(self, value, panel=None):
+        """(pointer, row step, panel step) of a view at this panel (or another) and row."""
         data, row, step = fields(self.e.builder, value)
         b = self.e.builder
         at = b.add(b.mul(self.m, row), b.mul(self.p if panel is None else panel, step))
@@ -151,14 +124,58 @@ class _Place:
         return self.e.at(data, b.mul(b.srem(self.p, index(2)), index(self.e.lanes))), row, step
 
     def double(self, value):
+        """The two panels of a view that belong to panel p."""
         return self.view(value, self.e.builder.mul(self.p, index(2)))
 
     def pointer(self, value, panels=1):
+        """Pointer to this panel's (or pair of panels') part of a row."""
         return self.e.at(value, self.e.builder.mul(self.p, index(panels * self.e.width)))
 
 
-def _row_product(name, extras, tile, panels_each=1):
-    """Intrinsic ``(left, weights, rows, panels, *extras)``; ``tile(e, left, b, place, *extras)`` writes one tile."""
+def _row_tile(e, left, b, panel_step, rows, ends):
+    """One tile of so many rows, and a panel for each of ``ends``: (views to start from, function that stores it)."""
+    builder = e.builder
+    data, row, panel, panels, tap, taps = left
+    sums = [[[e.variable(_start(e, starts, m, v)) for v in range(2)] for m in range(rows)] for starts, _ in ends]
+    a = [e.at(data, builder.mul(row, index(m))) for m in range(rows)]
+    with e.loop(taps) as k, e.loop(panels) as q, e.loop(index(e.width // STEP)) as step:
+        first = builder.mul(step, index(STEP))
+        offset = builder.add(builder.add(builder.mul(k, tap), builder.mul(q, panel)), first)
+        inner = builder.add(builder.mul(builder.add(builder.mul(k, panels), q), index(e.width)), first)
+        b_here = e.at(b, builder.mul(inner, index(e.width)))
+        b_panels = [e.at(b_here, builder.mul(panel_step, index(p))) for p in range(len(ends))]
+        for j in range(STEP):
+            b_vectors = [[e.load(e.at(b, j * e.width + v * e.lanes)) for v in range(2)] for b in b_panels]
+            for m in range(rows):
+                x = e.broadcast(e.at(a[m], offset, j))
+                for vectors, panel_sums in zip(b_vectors, sums, strict=True):
+                    for v in range(2):
+                        e.set(panel_sums[m][v], e.fma(x, vectors[v], e.get(panel_sums[m][v])))
+    for (_, finish), panel_sums in zip(ends, sums, strict=True):
+        finish([[e.get(slot) for slot in slots] for slots in panel_sums])
+
+
+def _start(e, views, m, v):
+    """Vector v of row m of the sum of some views."""
+    value = None
+    for data, row, _ in views:
+        term = e.load(e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
+        value = term if value is None else e.add(value, term)
+    return e.const(0.0) if value is None else value
+
+
+# Tiles as (rows, panels), largest first. Training works on whole tiles of time rows. Generation has a row for each
+# stream and few of them, so it also has tiles for four rows and for single ones; those are wide, with 8 accumulators
+# to hide the latency of the additions.
+WHOLE = ((TILE, 1),)
+FEW = tuple(dict.fromkeys(((TILE, 1), (4, 1), (1, 4), (1, 2), (1, 1))))
+
+
+def _row_product(name, kind, extras, panels_each=1, tiles=WHOLE):
+    """Intrinsic ``(left, weights, rows, panels, *extras)``.
+
+    ``kind(e, place, *extras)`` gives the views that a panel of a tile starts from, and the function that stores it.
+    """
 
     def codegen(context, builder, signature, args):
         _call(builder, name, args, signature.args[1].dtype, body)
@@ -167,12 +184,25 @@ def _row_product(name, extras, tile, panels_each=1):
     def body(e, left, weights, rows, panels, *others):
         builder = e.builder
         data, row, *rest = fields(builder, left)
-        inner = builder.mul(builder.mul(rest[1], rest[3]), index(e.width * e.width))
-        tiles = builder.sdiv(rows, index(TILE))
-        with e.loop(builder.mul(panels, index(panels_each))) as p, e.loop(tiles) as t:
-            m = builder.mul(t, index(TILE))
+        inner = builder.mul(builder.mul(rest[1], rest[3]), index(e.width * e.width))  # elements of a panel of weights
+        panels = builder.mul(panels, index(panels_each))
+
+        def tile(p, m, tile_rows, tile_panels):
             here = [e.at(data, builder.mul(m, row)), row, *rest]
-            tile(e, here, e.at(weights, builder.mul(p, inner)), _Place(e, p, m), *others)
+            ends = [kind(e, _Place(e, builder.add(p, index(i)), m), *others) for i in range(tile_panels)]
+            _row_tile(e, here, e.at(weights, builder.mul(p, inner)), inner, tile_rows, ends)
+
+        first_row = index(0)
+        for tile_rows in sorted({tile_rows for tile_rows, _ in tiles}, reverse=True):
+            count = builder.sdiv(builder.sub(rows, first_row), index(tile_rows))
+            first_panel = index(0)
+            for tile_panels in [wide for high, wide in tiles if high == tile_rows]:
+                wide = builder.sdiv(builder.sub(panels, first_panel), index(tile_panels))
+                with e.loop(wide) as p, e.loop(count) as m:
+                    p = builder.add(first_panel, builder.mul(p, index(tile_panels)))
+                    tile(p, builder.add(first_row, builder.mul(m, index(tile_rows))), tile_rows, tile_panels)
+                first_panel = builder.add(first_panel, builder.mul(wide, index(tile_panels)))
+            first_row = builder.add(first_row, builder.mul(count, index(tile_rows)))
 
     if extras == 2:
 
@@ -190,9 +220,9 @@ def _row_product(name, extras, tile, panels_each=1):
 
 def _store(e, target, sums):
     data, row, _ = target
-    for m in range(TILE):
-        for v in range(2):
-            e.store(sums[m][v], e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
+    for m, vectors in enumerate(sums):
+        for v, value in enumerate(vectors):
+            e.store(value, e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
 
 
 def _add_to(e, pointer, rows):
@@ -209,62 +239,61 @@ def _store_and_sum(e, target, column_sums, sums):
         _add_to(e, e.at(column_sums, v * e.lanes), [row[v] for row in sums])
 
 
-def _plain(e, left, b, place, target, start):
-    _row_tile(e, left, b, [place.view(start)], lambda e, sums: _store(e, place.view(target), sums))
+def _plain(e, place, target, start):
+    return [place.view(start)], lambda sums: _store(e, place.view(target), sums)
 
 
-def _biased(e, left, b, place, target, start, bias):
-    starts = [place.view(start), place.view(bias)]
-    _row_tile(e, left, b, starts, lambda e, sums: _store(e, place.view(target), sums))
+def _biased(e, place, target, start, bias):
+    return [place.view(start), place.view(bias)], lambda sums: _store(e, place.view(target), sums)
 
 
-def _relu(e, left, b, place, target, start):
-    def finish(e, sums):
+def _relu(e, place, target, start):
+    def finish(sums):
         _store(e, place.view(target), [[e.positive(x, x) for x in row] for row in sums])
 
-    _row_tile(e, left, b, [place.view(start)], finish)
+    return [place.view(start)], finish
 
 
-def _sum(e, left, b, place, target, start, column_sums):
-    def finish(e, sums):
+def _sum(e, place, target, start, column_sums):
+    def finish(sums):
         _store_and_sum(e, place.view(target), place.pointer(column_sums), sums)
 
-    _row_tile(e, left, b, [place.view(start)], finish)
+    return [place.view(start)], finish
 
 
-def _mask(e, left, b, place, target, test, column_sums):
-    def finish(e, sums):
+def _mask(e, place, target, test, column_sums):
+    def finish(sums):
         data, row, _ = place.view(test)
-        for m in range(TILE):
+        for m in range(len(sums)):
             for v in range(2):
                 x = e.load(e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
                 sums[m][v] = e.positive(x, sums[m][v])
         _store_and_sum(e, place.view(target), place.pointer(column_sums), sums)
 
-    _row_tile(e, left, b, [], finish)
+    return [], finish
 
 
-def _gate(e, left, b, place, gates, start, z):
-    def finish(e, sums):
+def _gate(e, place, gates, start, z):
+    def finish(sums):
         (data, data_row, _), (z_data, z_row, _) = place.view(gates), place.half(z)
-        for m in range(TILE):
-            t, s = emit_tanh(e, sums[m][0]), emit_sigmoid(e, sums[m][1])
+        for m, (a, g) in enumerate(sums):
+            t, s = emit_tanh(e, a), emit_sigmoid(e, g)
             here = e.at(data, e.builder.mul(data_row, index(m)))
             e.store(t, here)
             e.store(s, e.at(here, e.lanes))
             e.store(e.mul(t, s), e.at(z_data, e.builder.mul(z_row, index(m))))
 
-    _row_tile(e, left, b, [place.view(start)], finish)
+    return [place.view(start)], finish
 
 
-def _gate_backward(e, left, b, place, gates, z, column_sums):
+def _gate_backward(e, place, gates, z, column_sums):
     """Vector v of dz belongs to panel v of the two panels of gates."""
 
-    def finish(e, sums):
+    def finish(sums):
         (data, data_row, data_panel), (z_data, z_row, _) = place.double(gates), place.view(z)
         for v in range(2):
             rows = []
-            for m in range(TILE):
+            for m in range(len(sums)):
                 here = e.at(data, e.builder.mul(data_row, index(m)), e.builder.mul(data_panel, index(v)))
                 t, s = e.load(here), e.load(e.at(here, e.lanes))
                 e.store(e.mul(t, s), e.at(z_data, e.builder.mul(z_row, index(m)), v * e.lanes))
@@ -278,16 +307,21 @@ def _gate_backward(e, left, b, place, gates, z, column_sums):
                 at = e.at(place.pointer(column_sums, 2), v * e.width + half * e.lanes)
                 _add_to(e, at, [pair[half] for pair in rows])
 
-    _row_tile(e, left, b, [], finish)
+    return [], finish
 
 
-row_product = _row_product("row_product", 2, _plain)
-row_product_biased = _row_product("row_product_biased", 3, _biased)
-row_product_relu = _row_product("row_product_relu", 2, _relu)
-row_product_sum = _row_product("row_product_sum", 3, _sum)
-row_product_mask = _row_product("row_product_mask", 3, _mask)
-row_product_gate = _row_product("row_product_gate", 3, _gate, panels_each=2)
-row_product_gate_backward = _row_product("row_product_gate_backward", 3, _gate_backward)
+row_product = _row_product("row_product", _plain, 2)
+row_product_biased = _row_product("row_product_biased", _biased, 3)
+row_product_relu = _row_product("row_product_relu", _relu, 2)
+row_product_sum = _row_product("row_product_sum", _sum, 3)
+row_product_mask = _row_product("row_product_mask", _mask, 3)
+row_product_gate = _row_product("row_product_gate", _gate, 3, panels_each=2)
+row_product_gate_backward = _row_product("row_product_gate_backward", _gate_backward, 3)
+
+few_row_product = _row_product("few_row_product", _plain, 2, tiles=FEW)
+few_row_product_biased = _row_product("few_row_product_biased", _biased, 3, tiles=FEW)
+few_row_product_relu = _row_product("few_row_product_relu", _relu, 2, tiles=FEW)
+few_row_product_gate = _row_product("few_row_product_gate", _gate, 3, panels_each=2, tiles=FEW)
 
 
 # the column product ---------------------------------------------------------------------------------------------------

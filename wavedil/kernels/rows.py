@@ -165,27 +165,57 @@ def cross_entropy_rows(logits, rows, panels, codes, weights, scale, with_gradien
 
 
 @jit
-def sample_row(logits, panels, classes, temperature, draw):
+def least_kept(probabilities, total, top_k, top_p, ordered):
+    """The smallest of the probabilities (of such a total) that top-k and top-p sampling keep."""
+    ordered[:] = probabilities
+    ordered.sort()
+    count = len(ordered)
+    least = ordered[count - top_k] if 0 < top_k < count else ordered[0]
+    if top_p < 1:
+        mass, k = 0.0, count
+        while k > 0 and mass < top_p * total:
+            k -= 1
+            mass += ordered[k]
+        least = max(least, ordered[k])
+    return least
+
+
+@jit
+def sample_row(logits, panels, options, draw, probabilities, ordered):
     """A class drawn from softmax(logits / temperature) by a number in [0, 1); the largest at temperature 0.
 
-    -1 if the logits are not finite. The logits of the row are used up.
+    ``options`` has temperature, top_k (0: all) and top_p (1: all): the k likeliest classes, and the likeliest ones that
+    together have at least the probability p, ties included. ``probabilities`` and ``ordered`` are scratch for a number
+    for each class. -1 if the logits are not finite. The logits of the row are used up.
     """
-    w = width_of(logits.data)
+    w, classes = width_of(logits.data), len(probabilities)
     top = _row_max(logits, panels)
     if not np.isfinite(top):
         return -1
-    if temperature == 0:
+    if options.temperature == 0:
         for k in range(classes):
             if logits.data[(k // w) * logits.panel + k % w] == top:
                 return k
-    factor = type_of(logits.data, 1 / temperature)
+    factor = type_of(logits.data, 1 / options.temperature)
     _row_scale(logits, panels, factor)
-    total = np.float64(_row_exp_and_sum(logits, panels, top * factor))
-    if not np.isfinite(total):
+    if not np.isfinite(_row_exp_and_sum(logits, panels, _row_max(logits, panels))):
         return -1
-    rest = draw * total
+    total = 0.0
     for k in range(classes):
-        rest -= np.float64(logits.data[(k // w) * logits.panel + k % w])
-        if rest < 0:
-            return k
-    return classes - 1
+        probabilities[k] = logits.data[(k // w) * logits.panel + k % w]
+        total += probabilities[k]
+    if options.top_k > 0 or options.top_p < 1:
+        least = least_kept(probabilities, total, options.top_k, options.top_p, ordered)
+        total = 0.0
+        for k in range(classes):
+            if probabilities[k] < least:
+                probabilities[k] = 0.0
+            total += probabilities[k]
+    rest, last = draw * total, 0
+    for k in range(classes):
+        if probabilities[k] > 0:
+            last = k
+            rest -= probabilities[k]
+            if rest < 0:
+                return k
+    return last

@@ -254,8 +254,8 @@ class WaveNet:
         condition = self._condition("stream", codes, condition, speaker)
         return gated_stack.step(np.asarray(codes), state, condition)
 
-    def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, condition=None, speaker=None,
-                 progress=None):  # fmt: skip
+    def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, top_k=None, top_p=None, condition=None,
+                 speaker=None, progress=None):  # fmt: skip
         """Draw n codes for each of ``batch`` streams, one after the other.
 
         A draw depends only on the seed, the number of its stream and the time, so a stream comes out the same whatever
@@ -271,6 +271,10 @@ class WaveNet:
             Logits are divided by it: below 1 for likelier sounds, 0 for the likeliest code each time.
         primer : (batch, m) or (m,) array of ints, optional
             Codes to go on from; they are not returned. Without one, silence (the middle code).
+        top_k : int, optional
+            Draw only from so many of the likeliest codes.
+        top_p : float in (0, 1], optional
+            Draw only from the likeliest codes that together have at least this probability.
         condition : (B, Cc) array, optional
         speaker : int or (B,) array of ints, optional
         progress : callable, optional
@@ -299,8 +303,9 @@ class WaveNet:
         if primer.shape[1] > 1:
             gated_stack.step(primer[:, :-1], state, condition)
         return gated_stack.sample(
-            primer[:, -1], n, state, condition, temperature=temperature, seed=seed, progress=progress
-        )
+            primer[:, -1], n, state, condition, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
+            progress=progress,
+        )  # fmt: skip
 
     # files ------------------------------------------------------------------------------------------------------------
     def save(self, path, *, step=None, params=None, extra=None):

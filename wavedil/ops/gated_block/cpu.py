@@ -357,7 +357,7 @@ def _backward_inputs(dx, dcondition, dpre, dh, transposed, scratch, b, begin, en
         gates = panel_view(dpre, t * w, s.height)
         if len(dx) > 0:
             _read_upstream(dh, b, t, n, s.r, s.rows, start, rows)
-            left = left_taps(gates, 2 * s.D, s.dilation, s.kernel)
+            left = left_taps(gates, 2 * s.D, s.dilation * gates.row, s.kernel)
             row_product(left, address(transposed.conv, 0), rows, s.R, target, start)
             write_rows(target, n, s.r, address(dx, (b * s.rows + t) * s.r), s.r)
         if len(dcondition) > 0:

@@ -199,7 +199,7 @@ def step(codes, state, condition=None, *, out=None):
     return out
 
 
-def sample(first, count, state, condition=None, *, temperature=1.0, seed=0, progress=None):
+def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, top_p=None, seed=0, progress=None):
     """Draw ``count`` codes, each from the logits after the one before; the state is changed in place.
 
     A draw depends on the seed, the stream's number, and the stream's time alone.
@@ -215,6 +215,10 @@ def sample(first, count, state, condition=None, *, temperature=1.0, seed=0, prog
         Global.
     temperature : float
         Logits are divided by it; 0 takes the most probable code.
+    top_k : int, optional
+        Draw only from so many of the likeliest codes.
+    top_p : float in (0, 1], optional
+        Draw only from the likeliest codes that together have at least this probability.
     seed : int
     progress : callable, optional
         ``progress(done, count)``, now and then.
@@ -234,23 +238,31 @@ def sample(first, count, state, condition=None, *, temperature=1.0, seed=0, prog
         raise ShapeError(f"{where}: condition must be global, (B, Cc), got {condition.shape}")
     count = contract.whole(where, "count", count, 0)
     seed = contract.whole(where, "seed", seed, 0)
-    try:
-        temperature = float(temperature)
-        good = 0 <= temperature < np.inf
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        raise ConfigError(f"{where}: temperature must be a number of at least 0, got {temperature!r}")
+    if seed >= 2**63:
+        raise ConfigError(f"{where}: seed must be below 2**63, got {seed}")
+    temperature = _number(where, "temperature", temperature, "of at least 0", lambda value: 0 <= value < np.inf)
+    top_k = 0 if top_k is None else contract.whole(where, "top_k", top_k)
+    top_p = 1.0 if top_p is None else _number(where, "top_p", top_p, "above 0, up to 1", lambda value: 0 < value <= 1)
     out = np.empty((len(codes), count), np.uint8 if state.classes <= 256 else np.int64)
     first, pieces = codes[:, 0].astype(np.int64), 1000
     for begin in range(0, count, pieces):
         piece = np.empty((len(codes), min(pieces, count - begin)), np.int64)
-        state.sample(first, piece, condition, temperature, seed)
+        state.sample(first, piece, condition, (seed, temperature, top_k, top_p))
         out[:, begin : begin + pieces] = piece
         first = piece[:, -1]
         if progress is not None:
             progress(begin + piece.shape[1], count)
     return out
+
+
+def _number(where, name, value, wanted, good):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not good(number):
+        raise ConfigError(f"{where}: {name} must be a number {wanted}, got {value!r}")
+    return number
 
 
 def _check_step(where, codes, state, condition):
@@ -287,6 +299,8 @@ def _check(where, params, dilations, codes, condition, extra=0, condition_channe
         if name not in params:
             raise ConfigError(f"{where}: params must have {len(dilations)} blocks, as there are dilations; no {name}")
         checked[name] = contract.floats(where, name, params[name], shape, dtype, like="head.1.weight")
+    if f"blocks.{len(dilations)}.conv.weight" in params:
+        raise ConfigError(f"{where}: params must have {len(dilations)} blocks, as there are dilations; got more")
     if codes is not None:
         codes = contract.integers(where, "codes", codes, ("B", f"T + {extra}" if extra else "T"))
         if codes.shape[1] <= extra:

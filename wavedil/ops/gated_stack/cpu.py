@@ -48,6 +48,7 @@ from wavedil.ops.gated_stack.cpu_kernels import (
     Grads,
     Item,
     Net,
+    Options,
     X,
     stream_logits,
     stream_loss,
@@ -76,8 +77,9 @@ class Stack:
         )
         self.dilations = np.array(dilations, np.int64)
         self.blocks = len(dilations)
-        # Padding stays zero only among stacks of the very same sizes.
-        self.key = (self.blocks, self.kernel, self.residual, both, self.skip, self.end, self.classes, local_channels)
+        # Padding stays zero only among stacks of the very same sizes, and maps are those of one dtype.
+        self.key = (self.dtype.str, tuple(dilations), self.kernel, self.residual, both, self.skip, self.end,
+                    self.classes, local_channels)  # fmt: skip
         lanes, half = self.width // 2, self.dilation_channels
         channel = np.arange(both) % half
         self.columns = channel // lanes * self.width + np.arange(both) // half * lanes + channel % lanes
@@ -264,12 +266,12 @@ class Stack:
         """Rows of buffers that slide: the past, and room for as much again or some chunks."""
         return self.past() + (np.maximum(self.past(), 2 * CHUNK) // CHUNK + 1) * CHUNK
 
-    def scratch(self, *name):
-        """An array of scratch, and where its matrices begin."""
+    def scratch(self, rows, *name):
+        """An array of scratch for so many rows, and where its matrices begin."""
         counts = dict(z=self.D, skip=self.S, end=self.E, logits=self.Q, dend=self.E)
         begins, end = {}, 0
         for matrix, panels in counts.items():
-            begins[matrix], end = end, end + panels * CHUNK * self.width
+            begins[matrix], end = end, end + panels * rows * self.width
         return dict(scratch=self.array(("scratch", *name), end), **begins)
 
     def local(self, condition, batch, rows, name="condition"):
@@ -334,8 +336,8 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
     for b in range(batch):
         grads = gradients._replace(slab=gradients.slab[b])
         items = [
-            Item(x[b], gates[b], layout, position[b], False, recompute, mix[b], conditions[b], dconditions[b],
-                 rows, rows, biases[b], **stack.scratch(b, s))
+            Item(x[b], gates[b], layout, position[b], False, recompute, x_size, mix[b], conditions[b], dconditions[b],
+                 rows, rows, biases[b], 0, **stack.scratch(CHUNK, b, s))
             for s in range(stages)
         ]  # fmt: skip
         forward_items = items
@@ -425,19 +427,24 @@ class Stream:
         everyone, local = _split(condition)
         stack = self.stacks[0 if local is None else local.shape[2]]
         net = self.nets[stack.local_channels]
-        if self._biases_of is None or not _same(self._biases_of[0], everyone) or self._biases_of[1] is not stack:
-            self._biases_of = (None if everyone is None else everyone.copy(), stack, stack.biases(self.batch, everyone))
-        biases = self._biases_of[2]
+        biases = self._biases(everyone)
         rows = whole_tiles(count)
         conditions = stack.local(local, self.batch, rows)
         gates = stack.array("gates", self.batch, 2 * stack.D * CHUNK * stack.width)
         mix = stack.array("mix", self.batch, (stack.R + stack.S) * CHUNK * stack.width)
         items = [
-            Item(self.x[b], gates[b], self._layout, self.position[b], True, True, mix[b], conditions[b], conditions[b],
-                 rows, CHUNK, biases[b], **stack.scratch(b))
+            Item(self.x[b], gates[b], self._layout, self.position[b], True, True, self.x.shape[1], mix[b],
+                 conditions[b], conditions[b], rows, CHUNK, biases[b], 0, **stack.scratch(CHUNK, b))
             for b in range(self.batch)
         ]  # fmt: skip
         return net, items
+
+    def _biases(self, condition):
+        """The items' biases under a global condition; kept while the condition stays the same."""
+        if self._biases_of is None or not _same(self._biases_of[0], condition):
+            held = None if condition is None else condition.copy()
+            self._biases_of = (held, self.stacks[0].biases(self.batch, condition))
+        return self._biases_of[1]
 
     def _codes(self, codes, extra=0):
         """Codes as int64, with room for whole tiles."""
@@ -462,19 +469,37 @@ class Stream:
         self.time += weights.shape[1]
         return losses.sum()
 
-    def sample(self, first, out, condition, temperature, seed):
-        """Fill ``out (batch, n)`` with draws that follow ``first (batch,)`` and each other."""
-        net, items = self._items(1, condition)
-        held = self._codes(first[:, None])
-        failed = np.full((self.batch, 1), -1)
-        pool.run(
-            [(stream_samples, net, items[b], held[b], out[b], temperature, seed, b, self.time, failed[b])
-             for b in range(self.batch)],
-            self.threads,
-        )  # fmt: skip
+    def sample(self, first, out, condition, options):
+        """Fill ``out (batch, n)`` with draws that follow ``first (batch,)`` and each other.
+
+        Streams go in groups, which are the rows of a step's products; a stream's bits do not depend on its group.
+        """
+        stack, net = self.stacks[0], self.nets[0]
+        biases = self._biases(condition)
+        codes = first.astype(np.int64)
+        failed = np.full((self.batch, 2), -1)
+        size = -(-self.batch // max(1, min(self.threads, self.batch // 4)))  # a group fills a tile of four rows
+        groups = [slice(b, min(b + size, self.batch)) for b in range(0, self.batch, size)]
+        positions = [self.position[group.start].copy() for group in groups]
+        none = stack.array("none", 0)
+        tasks = []
+        for group, position in zip(groups, positions, strict=True):
+            rows = group.stop - group.start
+            gates = stack.array(("step gates", group.start), 2 * stack.D * rows * stack.width)
+            item = Item(
+                self.x[group].reshape(-1), gates, self._layout, position, True, True, self.x.shape[1], none, none, none,
+                0, 0, biases[group].reshape(-1), biases.shape[1], **stack.scratch(rows, "step", group.start),
+            )  # fmt: skip
+            tasks.append(
+                (stream_samples, net, item, codes[group], out[group], Options(*options), group.start, self.time,
+                 *stack.array(("probabilities", group.start), 2, self.classes, dtype=np.float64), failed[group.start])
+            )  # fmt: skip
+        pool.run(tasks, self.threads)
+        for group, position in zip(groups, positions, strict=True):
+            self.position[group] = position
         if failed.max() >= 0:
-            b = int(np.argmax(failed))
-            raise DivergedError(f"generate: the logits of stream {b} are not finite at step {self.time + failed[b, 0]}")
+            stream, step = failed[failed[:, 1] >= 0][0]
+            raise DivergedError(f"generate: the logits of stream {stream} are not finite at step {step}")
         self.time += out.shape[1]
 
 

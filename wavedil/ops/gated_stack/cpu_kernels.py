@@ -22,6 +22,10 @@ from wavedil.kernels.panels import (
 )
 from wavedil.kernels.products import (
     column_product,
+    few_row_product,
+    few_row_product_biased,
+    few_row_product_gate,
+    few_row_product_relu,
     left_taps,
     left_view,
     row_product,
@@ -51,12 +55,14 @@ Grads = namedtuple(
 )
 # Activations of one item. `layout` holds for each block where its input X and its gates begin and how far their panels
 # lie apart, in elements. Rows are times, but for buffers that slide along: those have each block's present row in
-# `position`. `scratch` is of one chunk: z, skip, end, logits and dend are where its matrices begin.
+# `position`. `scratch` is of one chunk: z, skip, end, logits and dend are where its matrices begin. In generation an
+# item is a group of streams, whose X and biases lie `stream_step` and `bias_step` elements apart.
 Item = namedtuple(
     "Item",
-    "x gates layout position x_slides gates_slide mix condition dcondition rows mix_rows bias "
+    "x gates layout position x_slides gates_slide stream_step mix condition dcondition rows mix_rows bias bias_step "
     "scratch z skip end logits dend",
 )
+Options = namedtuple("Options", "seed temperature top_k top_p")  # of sampling
 X, GATES = 0, 1  # rows of `layout` (each with BEGIN and STEP) and of `position`
 BEGIN, STEP = 0, 1
 
@@ -93,7 +99,7 @@ def gate_forward(net, item, block, t, n, z):
         start = gates
     x = down(inputs(item, block, t), -(net.kernel - 1) * dilation)
     matrix = address(weights, net.conv + block * D2 * net.kernel * net.R * w * w)
-    row_product_gate(left_taps(x, net.R, dilation, net.kernel), matrix, n, net.D, gates, start, z)
+    row_product_gate(left_taps(x, net.R, dilation * w, net.kernel), matrix, n, net.D, gates, start, z)
 
 
 @jit
@@ -164,7 +170,7 @@ def block_backward(net, item, grads, block, t, n, mix, z, recompute):
     row_product_gate_backward(left_view(mix, RS), matrix, n, net.D, gates, z, sums)
 
     column_product(left_view(z, net.D), mix, n, RS, address(slab, grads.mix + block * RS * net.D * w * w))
-    x = left_taps(down(inputs(item, block, t), -(net.kernel - 1) * dilation), net.R, dilation, net.kernel)
+    x = left_taps(down(inputs(item, block, t), -(net.kernel - 1) * dilation), net.R, dilation * w, net.kernel)
     column_product(x, gates, n, D2, address(slab, grads.conv + block * net.kernel * net.R * D2 * w * w))
     if net.C > 0:
         condition = down(panel_view(item.condition, 0, item.rows), t)
@@ -174,7 +180,7 @@ def block_backward(net, item, grads, block, t, n, mix, z, recompute):
         matrix = address(weights, net.condition_t + block * D2 * net.C * w * w)
         row_product(left_view(gates, D2), matrix, n, net.C, dcondition, dcondition)
 
-    later = left_taps(down(gates, (net.kernel - 1) * dilation), D2, -dilation, net.kernel)
+    later = left_taps(down(gates, (net.kernel - 1) * dilation), D2, -dilation * w, net.kernel)
     matrix = address(weights, net.conv_t + block * net.kernel * D2 * net.R * w * w)
     sums = address(slab, grads.residual_bias + block * net.R * w)
     row_product_sum(later, matrix, n, net.R, mix, mix, sums)
@@ -236,15 +242,20 @@ def slide_up(net, item, first, last, n):
 
 @jit
 def slide_down(net, item, n):
-    """Make room for n rows below the present one: a full input buffer moves its past rows to its beginning."""
+    """Make room for n rows below the present one: a full input buffer moves its past rows to its beginning.
+
+    The item's streams lie ``stream_step`` elements apart, and share their positions.
+    """
     w = width_of(address(item.x, 0))
     for block in range(len(net.dilations)):
         position, rows = item.position[X, block], item.layout[X, STEP, block] // w
         if position + n > rows:
             kept = (net.kernel - 1) * net.dilations[block]
-            for p in range(net.R):
-                start = item.layout[X, BEGIN, block] + p * rows * w
-                move_memory(address(item.x, start), address(item.x, start + (position - kept) * w), kept * w)
+            for stream in range(len(item.x) // item.stream_step):
+                for p in range(net.R):
+                    start = stream * item.stream_step + item.layout[X, BEGIN, block] + p * rows * w
+                    source = address(item.x, start + (position - kept) * w)
+                    move_memory(address(item.x, start), source, kept * w)
             item.position[X, block] = kept
 
 
@@ -282,13 +293,59 @@ def stream_logits(net, item, codes, out):
 
 
 @jit
-def stream_samples(net, item, codes, out, temperature, seed, stream, step, failed):
-    """Draw codes one after the other, each from the logits after the one before; codes[0] is the code to start from."""
-    for i in range(len(out)):
-        logits = stream_chunk(net, item, codes, 0, TILE, 1)
-        code = sample_row(logits, net.Q, net.classes, temperature, uniform(seed, stream, step + i))
-        if code < 0:
-            failed[0] = i
-            return
-        out[i] = code
-        codes[0] = code
+def inputs_of_streams(item, block, t):
+    """X of a block, t rows from the present, with a row for each stream."""
+    w = width_of(address(item.x, 0))
+    at = item.layout[X, BEGIN, block] + (item.position[X, block] + t) * w
+    return strided_view(address(item.x, at), item.stream_step, item.layout[X, STEP, block])
+
+
+@jit
+def sample_step(net, item, codes, n):
+    """Logits after one more code of each of n streams, which are the rows of all matrices here."""
+    weights, w, D2 = net.weights, width_of(address(net.weights, 0)), 2 * net.D
+    z, skip = panel_view(item.scratch, item.z, n), panel_view(item.scratch, item.skip, n)
+    gates, end = panel_view(item.gates, 0, n), panel_view(item.scratch, item.end, n)
+    logits = panel_view(item.scratch, item.logits, n)
+    x = inputs_of_streams(item, 0, 0)
+    for b in range(n):
+        look_up(address(weights, net.embedding), codes[b], down(x, b), net.R, net.classes)
+    left = left_view(z, net.D)
+    for block in range(len(net.dilations)):
+        dilation = net.dilations[block]
+        past = left_taps(inputs_of_streams(item, block, -(net.kernel - 1) * dilation), net.R, dilation * w, net.kernel)
+        matrix = address(weights, net.conv + block * D2 * net.kernel * net.R * w * w)
+        bias = strided_view(address(item.bias, block * D2 * w), item.bias_step, w)
+        few_row_product_gate(past, matrix, n, net.D, gates, bias, z)
+        if block + 1 < len(net.dilations):
+            matrix = address(weights, net.residual + block * net.D * net.R * w * w)
+            bias = repeated(address(weights, net.residual_bias + block * net.R * w))
+            x, following = inputs_of_streams(item, block, 0), inputs_of_streams(item, block + 1, 0)
+            few_row_product_biased(left, matrix, n, net.R, following, x, bias)
+        matrix = address(weights, net.skip + block * net.D * net.S * w * w)
+        bias = repeated(address(weights, net.skip_bias + block * net.S * w))
+        before = strided_view(address(weights, net.zero), 0, 0) if block == 0 else skip
+        few_row_product_biased(left, matrix, n, net.S, skip, before, bias)
+        item.position[X, block] += 1
+    relu_rows(skip, skip, n, net.S)
+    bias0, bias1 = repeated(address(weights, net.head0_bias)), repeated(address(weights, net.head1_bias))
+    few_row_product_relu(left_view(skip, net.S), address(weights, net.head0), n, net.E, end, bias0)
+    few_row_product(left_view(end, net.E), address(weights, net.head1), n, net.Q, logits, bias1)
+    return logits
+
+
+@jit
+def stream_samples(net, item, codes, out, options, first_stream, time, probabilities, ordered, failed):
+    """Draw codes for a group of streams, each from the logits after the one before; ``codes`` start them."""
+    n, count = out.shape
+    for i in range(count):
+        slide_down(net, item, 1)
+        logits = sample_step(net, item, codes, n)
+        for b in range(n):
+            draw = uniform(options.seed, first_stream + b, time + i)
+            code = sample_row(down(logits, b), net.Q, options, draw, probabilities, ordered)
+            if code < 0:
+                failed[0], failed[1] = first_stream + b, time + i
+                return
+            out[b, i] = code
+            codes[b] = code

@@ -130,8 +130,9 @@ class Stream:
         logits, _ = _forward(self.params, self.codes, self.dilations, condition)
         out[...] = logits[:, -codes.shape[1] :]
 
-    def sample(self, first, out, condition, temperature, seed):
+    def sample(self, first, out, condition, options):
         """Fill ``out (batch, n)`` with draws."""
+        seed, temperature, top_k, top_p = options
         logits = np.empty((self.batch, 1, self.classes), self.dtype)
         for i in range(out.shape[1]):
             self.step(first[:, None] if i == 0 else out[:, i - 1 : i], condition, logits)
@@ -142,9 +143,13 @@ class Stream:
                 if temperature == 0:
                     out[b, i] = row.argmax()
                     continue
-                p = np.exp((row - row.max()) / temperature).cumsum()
-                draw = uniform(seed, b, self.time - 1) * p[-1]
-                out[b, i] = min(np.searchsorted(p, draw, side="right"), len(row) - 1)
+                p = np.exp((row - row.max()) / temperature)
+                ordered = np.sort(p)[::-1]
+                kept = self.classes if top_p == 1 else 1 + int((ordered.cumsum() < top_p * p.sum()).sum())
+                kept = min(kept, top_k or self.classes, self.classes)
+                p = np.where(p >= ordered[kept - 1], p, 0).cumsum()
+                code = np.searchsorted(p, uniform(seed, b, self.time - 1) * p[-1], side="right")
+                out[b, i] = min(code, np.searchsorted(p, p[-1]))
 
 
 def init_state(params, batch, *, dilations, condition_channels, threads):
