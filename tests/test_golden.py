@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import wavedil as wd
+from wavedil.ops import gated_stack
 
 with np.load(Path(__file__).with_name("golden") / "wavenet.npz", allow_pickle=False) as _file:
     GOLDEN = {key: _file[key] for key in _file.files}
@@ -75,6 +76,19 @@ def test_loss_and_logits(case, dtype):
     assert logits.dtype == dtype
     times = GOLDEN[f"{case}/times"]
     close(logits[:, times], GOLDEN[f"{case}/logits"], TOLERANCE[dtype], "logits")
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("case", ["global", "local"])
+def test_gradient_of_the_condition(case, dtype, recompute):
+    model = build(case, dtype)
+    codes, weights, keywords = inputs(case, dtype)
+    dilations = model.config.dilations
+    result = gated_stack.loss_and_grads(
+        model.params, codes, weights, dilations=dilations, recompute=recompute, **keywords
+    )
+    close(result.condition, GOLDEN[f"{case}/grad_condition"], TOLERANCE[dtype], "condition")
 
 
 def test_the_file_is_what_its_script_describes():
