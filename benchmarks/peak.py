@@ -7,12 +7,15 @@ The memory roof is the best of a copy and STREAM's triad over arrays far larger 
 bytes read and the bytes written.
 """
 
+from functools import cache
+
 from benchmarks import harness, plots
 from benchmarks.harness import say
 
 
+@cache
 def measure(settings):
-    """The figures of a fresh worker process; ``one`` and ``all`` are one core and all that may be used."""
+    """The roofs of one thread and of all, by the number of threads as text; measured once in a run, by a worker."""
     with harness.Worker("benchmarks.peers.roofs") as worker:
         size = max(64 * 2**20, 4 * harness.last_level_cache())
         return worker.ask("measure", threads=settings.threads, rounds=settings.rounds, array_bytes=size)

@@ -99,7 +99,7 @@ class TrainingPeer(Peer):
         return {"loss": initial, "losses": losses, "norms": norms, "seconds": seconds}
 
     def do_first(self, problem, path, **options):
-        """Seconds until a fresh process has taken its first step, and of the step after it."""
+        """Seconds until a fresh process has taken its first step, of the step after it, and the peak memory in MiB."""
         begin = time.perf_counter()
         self.setup(problem, path, **options)
         built = time.perf_counter()
@@ -110,6 +110,7 @@ class TrainingPeer(Peer):
             "setup": built - begin,
             "first_step": first - built,
             "second_step": time.perf_counter() - first,
+            "process_peak_mib": memory()["peak"],
         }
 
     def do_time(self, what, repeat):
