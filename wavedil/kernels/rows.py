@@ -182,7 +182,7 @@ def least_kept(probabilities, total, top_k, top_p, ordered):
 
 @jit
 def sample_row(logits, panels, options, draw, probabilities, ordered):
-    """A class drawn from softmax(logits / temperature) by a number in [0, 1); the largest at temperature 0.
+    """A class drawn from softmax(logits / temperature) by a number in [0, 1); the first largest at temperature 0.
 
     ``options`` has temperature, top_k (0: all) and top_p (1: all): the k likeliest classes, and the likeliest ones that
     together have at least the probability p, ties included. ``probabilities`` and ``ordered`` are scratch for a number
@@ -192,10 +192,15 @@ def sample_row(logits, panels, options, draw, probabilities, ordered):
     top = _row_max(logits, panels)
     if not np.isfinite(top):
         return -1
-    if options.temperature == 0:
-        for k in range(classes):
-            if logits.data[(k // w) * logits.panel + k % w] == top:
-                return k
+    if options.temperature < 1e-20:  # 1 / temperature might overflow
+        first = -1
+        for k in range(classes - 1, -1, -1):
+            value = logits.data[(k // w) * logits.panel + k % w]
+            if np.isnan(value):  # the largest may hide it
+                return -1
+            if value == top:
+                first = k
+        return first
     factor = type_of(logits.data, 1 / options.temperature)
     _row_scale(logits, panels, factor)
     if not np.isfinite(_row_exp_and_sum(logits, panels, _row_max(logits, panels))):
