@@ -11,7 +11,7 @@ from wavedil.ops.contract import Case
 SUITES = ()
 
 _TWICE_TEN = tuple(2**i for i in range(10)) * 2
-# name: batch, time, dilations, kernel, channels (residual, dilation, skip, end), classes, condition, its channels, weights
+# name: batch, time, dilations, kernel, residual, dilation, skip, end, classes, condition, its channels, weights
 _SIZES = {
     "one-sample": (1, 1, (1,), 2, 3, 1, 3, 3, 7, None, 0, False),
     "one-sample-batch": (3, 1, (1, 2), 2, 16, 16, 16, 16, 256, None, 0, True),
