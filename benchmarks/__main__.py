@@ -42,10 +42,7 @@ def main(
     if out is None:
         out = harness.RESULTS / "quick" if quick else harness.RESULTS
     settings = Settings(quick, threads, interpreter(torch_python), interpreter(jax_python), out)
-    about = harness.machine()
-    harness.say(harness.describe(about))
-    if warning := harness.busy(about):
-        harness.say(f"warning: {warning}")
+    harness.say(harness.describe(harness.machine()))
     for name in names or list(Name):
         begin = time.perf_counter()
         harness.say(f"\n== {name}")

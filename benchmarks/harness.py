@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SETTLE = 0.05  # seconds: thread pools spin a little after their last work
+LOAD_BEFORE = list(os.getloadavg()) if hasattr(os, "getloadavg") else None  # of the machine, without us
 # ROOT goes last: where wavedil is installed, the installed one is measured.
 START = "import sys; sys.path.append({!r}); from benchmarks.peers.worker import serve; serve({!r})"
 
@@ -236,17 +237,19 @@ def machine():
         "versions": versions,
         "commit": _command("git", "rev-parse", "HEAD"),
         "changed_since_commit": None if changed is None else bool(changed),
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "load_before": LOAD_BEFORE,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def busy(about):
-    """A warning if other work is using the machine, else None."""
-    load = about["load_average"]
-    if load and load[0] > 0.5:
-        return f"the load average is {load[0]:.1f}: other work is running, and the figures will show it"
-    return None
+    """A warning if other work was using the machine before the run, else an empty text.
+
+    OpenMP's threads spin and wait for each other: torch gets many times slower than its share when it has not all cores
+    to itself, and a ratio measured then says nothing.
+    """
+    load = about["load_before"]
+    return f"BUSY MACHINE (load {load[0]:.1f} before the run): the ratios say nothing" if load and load[0] > 0.5 else ""
 
 
 def describe(about):
@@ -255,7 +258,8 @@ def describe(about):
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
     features = " ".join(about["vector_features"])
     commit = (about["commit"] or "unknown")[:10] + (" with changes" if about["changed_since_commit"] else "")
-    return f"{about['processor']}, {about['cores']} cores ({features}; {caches}); {versions}; commit {commit}"
+    text = f"{about['processor']}, {about['cores']} cores ({features}; {caches}); {versions}; commit {commit}"
+    return f"{text}; {busy(about)}" if busy(about) else text
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------

@@ -50,6 +50,9 @@ def run(settings):
         say(f"README.md: left as it is: no {path}")
         return
     document = json.loads(path.read_text())
+    if warning := harness.busy(document["machine"]):
+        say(f"README.md: left as it is: {warning}")
+        return
     picture = path.with_suffix(".png").resolve()
     picture = picture.relative_to(harness.ROOT) if picture.is_relative_to(harness.ROOT) else picture
     text = insert(README.read_text(), section(document, picture.as_posix()))

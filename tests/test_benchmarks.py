@@ -214,6 +214,13 @@ def test_the_machine_is_described():
     assert harness.last_level_cache() >= 2**18
 
 
+def test_a_busy_machine_is_told_wherever_the_machine_is():
+    about = harness.machine() | {"load_before": [0.1, 3.0, 3.0]}
+    assert harness.busy(about) == "" and "BUSY" not in harness.describe(about)
+    about["load_before"] = [1.2, 0.0, 0.0]
+    assert "load 1.2" in harness.busy(about) and "BUSY" in harness.describe(about)
+
+
 def test_the_readme_section_goes_between_its_marks():
     text = f"a\n{readme.BEGIN}\nold\n{readme.END}\nb\n"
     assert readme.insert(text, "new") == f"a\n{readme.BEGIN}\nnew\n{readme.END}\nb\n"
