@@ -160,18 +160,25 @@ def draw(rows, about):
     footnote += f"medians of {first['batch']} x {first['window']} samples, {len(first['dilations'])} blocks, float32"
     fig, axes = plots.figure(14, 11, rows=3, footnote=footnote)
     kinds = (
-        ("Training step: forward, backward, clipping, Adam", "milliseconds", lambda p: 1e3 * p["step"]["median"]),
-        ("Forward only: the loss", "milliseconds", lambda p: 1e3 * p["loss"]["median"]),
-        ("Peak memory of the whole training process", "MiB", lambda p: p["memory"]["process_peak_mib"]),
+        ("Training step: forward, backward, clipping, Adam", "milliseconds", "step"),
+        ("Forward only: the loss", "milliseconds", "loss"),
+        ("Peak memory of the whole training process", "MiB", "memory"),
     )
-    for ax, (title, unit, figure_of) in zip(axes, kinds, strict=True):
+    for ax, (title, unit, what) in zip(axes, kinds, strict=True):
 
-        def times(group, label, figure_of=figure_of):
-            peers = by_name[group]
-            return figure_of(peers[label]) / figure_of(peers[OURS]) if label in peers else None
+        def figure_of(group, label, what=what):
+            found = by_name[group][label][what]
+            return found["process_peak_mib"] if what == "memory" else 1e3 * found["median"]
+
+        def times(group, label, what=what, figure_of=figure_of):
+            if label not in by_name[group]:
+                return None
+            if what == "memory":
+                return figure_of(group, label) / figure_of(group, OURS)
+            return by_name[group][label][what]["times_slower_than_wavedil"]["median"]
 
         def text(group, label, figure_of=figure_of, times=times):
-            return f"{times(group, label):.2f}x\n{figure_of(by_name[group][label]):.0f}"
+            return f"{times(group, label):.2f}x\n{figure_of(group, label):.0f}"
 
         plots.grouped_bars(ax, list(by_name), labels, times, text, "times wavedil's", f"{title} (below: {unit})")
         ax.margins(y=0.15)
