@@ -5,6 +5,7 @@ van den Oord et al., "WaveNet: A Generative Model for Raw Audio", arXiv:1609.034
 
 import dataclasses
 import difflib
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -253,6 +254,43 @@ class WaveNet:
         self._check_state("stream", state)
         condition = self._condition("stream", codes, condition, speaker)
         return gated_stack.step(np.asarray(codes), state, condition)
+
+    def save_stream(self, state, path):
+        """Write a stream's state to a safetensors file, to go on with it in another process.
+
+        Parameters
+        ----------
+        state
+            From `init_stream`.
+        path : path-like
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be written.
+        """
+        self._check_state("save_stream", state)
+        tensors = {f"blocks.{i}.history": rows for i, rows in enumerate(state.history())}
+        about = {"kind": "stream", "config": self.config.to_dict(), "dtype": str(self.dtype), "time": state.time,
+                 "batch": state.batch, "weights": zlib.crc32(self.params.flat)}  # fmt: skip
+        files.write(path, tensors, about)
+
+    def load_stream(self, path):
+        """The state that `save_stream` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
+        """
+        tensors, about = files.read(path, "stream")
+        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": zlib.crc32(self.params.flat)}
+        for key, value in mine.items():
+            if about.get(key) != value:
+                raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differ")
+        state = self.init_stream(about["batch"])
+        state.set_history([tensors[f"blocks.{i}.history"] for i in range(len(self.config.dilations))], about["time"])
+        return state
 
     def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, top_k=None, top_p=None, condition=None,
                  speaker=None, progress=None):  # fmt: skip

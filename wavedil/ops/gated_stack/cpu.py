@@ -391,6 +391,11 @@ class Stream:
         # A condition may turn out to be global (part of the biases) or local (part of the products).
         self.stacks = {local: Stack(params, dilations, Workspace(), local) for local in {0, condition_channels}}
         self.nets = {local: stack.pack(1, train=False) for local, stack in self.stacks.items()}
+        # What the biases are made of is kept as well: training may change the parameters under way.
+        names = [name for name in params if name.endswith(("conv.bias", "condition.weight"))]
+        kept = {name: params[name].copy() for name in names}
+        for stack in self.stacks.values():
+            stack.params = kept
         stack = self.stacks[0]
         self.classes, self.dtype = stack.classes, stack.dtype
         self._layout, (size, _) = stack.layout(stack.sliding_rows(), CHUNK)
@@ -405,6 +410,33 @@ class Stream:
         self.x[:] = 0
         self.position[:, X] = self.stacks[0].past()
         self.time = 0
+
+    def history(self):
+        """Each block's past input rows, a list of (batch, rows, R) arrays: all that the future depends on."""
+        stack, rows = self.stacks[0], []
+        for block in range(stack.blocks):
+            panels = self._panels(block)
+            now, past = self.position[0, X, block], stack.past()[block]
+            rows.append(panels[:, :, now - past : now].transpose(0, 2, 1, 3).reshape(self.batch, past, -1))
+        return [np.ascontiguousarray(part[:, :, : stack.residual]) for part in rows]
+
+    def set_history(self, rows, time):
+        """Go on from what `history` returned after so many rows."""
+        self.reset()
+        stack = self.stacks[0]
+        for block, part in enumerate(rows):
+            wide = np.zeros((*part.shape[:2], stack.R * stack.width), part.dtype)
+            wide[:, :, : stack.residual] = part
+            target = self._panels(block)[:, :, : part.shape[1]]
+            target[...] = wide.reshape(self.batch, -1, stack.R, stack.width).transpose(0, 2, 1, 3)
+        self.time = time
+
+    def _panels(self, block):
+        """A block's X as (batch, panels, rows, width)."""
+        stack = self.stacks[0]
+        begin, step = self._layout[X, :, block]
+        part = self.x[:, begin : begin + stack.R * step]
+        return part.reshape(self.batch, stack.R, -1, stack.width)
 
     def copy(self):
         """A second stream that goes on from here; it shares the parameters."""
