@@ -417,7 +417,7 @@ class Stream:
         for block in range(stack.blocks):
             panels = self._panels(block)
             now, past = self.position[0, X, block], stack.past()[block]
-            rows.append(panels[:, :, now - past : now].transpose(0, 2, 1, 3).reshape(self.batch, past, -1))
+            rows.append(panels[:, :, now - past : now].transpose(0, 2, 1, 3).reshape(self.batch, past, stack.R * stack.width))
         return [np.ascontiguousarray(part[:, :, : stack.residual]) for part in rows]
 
     def set_history(self, rows, time):
@@ -428,7 +428,7 @@ class Stream:
             wide = np.zeros((*part.shape[:2], stack.R * stack.width), part.dtype)
             wide[:, :, : stack.residual] = part
             target = self._panels(block)[:, :, : part.shape[1]]
-            target[...] = wide.reshape(self.batch, -1, stack.R, stack.width).transpose(0, 2, 1, 3)
+            target[...] = wide.reshape(*part.shape[:2], stack.R, stack.width).transpose(0, 2, 1, 3)
         self.time = time
 
     def _panels(self, block):
