@@ -417,7 +417,8 @@ class Stream:
         for block in range(stack.blocks):
             panels = self._panels(block)
             now, past = self.position[0, X, block], stack.past()[block]
-            rows.append(panels[:, :, now - past : now].transpose(0, 2, 1, 3).reshape(self.batch, past, stack.R * stack.width))
+            part = panels[:, :, now - past : now].transpose(0, 2, 1, 3)
+            rows.append(part.reshape(self.batch, past, stack.R * stack.width))
         return [np.ascontiguousarray(part[:, :, : stack.residual]) for part in rows]
 
     def set_history(self, rows, time):
