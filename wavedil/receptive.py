@@ -56,4 +56,5 @@ def receptive_field(dilations: Sequence[int], kernel_size: int) -> int:
     >>> receptive_field([1, 2, 4, 8], 2)
     16
     """
-    return 1 + (int(kernel_size) - 1) * sum(check_dilations(dilations, kernel_size))
+    dilations = check_dilations(dilations, kernel_size)
+    return 1 + (int(kernel_size) - 1) * sum(dilations)
