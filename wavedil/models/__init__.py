@@ -18,9 +18,14 @@ def build(name, config, **options):
     CheckpointError
         If there is no such class.
     """
+    model = _named(name)
+    return model(model.Config.from_dict(config), **options)
+
+
+def _named(name):
     if name not in MODELS:
         raise CheckpointError(f"model class must be one of {', '.join(MODELS)}, got {name!r}")
-    return MODELS[name](MODELS[name].Config.from_dict(config), **options)
+    return MODELS[name]
 
 
 def load(path, **options):
@@ -39,9 +44,7 @@ def load(path, **options):
         If it is no such file, or damaged.
     """
     tensors, about = files.read(path, "model")
-    model = build(about.get("class"), about.get("config"), dtype=about.get("dtype", "float32"), **options)
-    model.adopt(tensors, about, path)
-    return model
+    return _named(about.get("class")).from_file(tensors, about, path, **options)
 
 
 __all__ = ["MODELS", "WaveNet", "WaveNetConfig", "build", "load"]

@@ -15,7 +15,7 @@ from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
 from wavedil.layers import files
 from wavedil.layers.parameters import Parameters
-from wavedil.ops import gated_stack
+from wavedil.ops import contract, gated_stack
 from wavedil.receptive import check_dilations, receptive_field
 
 
@@ -327,6 +327,7 @@ class WaveNet:
         DivergedError
             If the logits are not finite; the message names the step.
         """
+        batch = contract.whole("WaveNet.generate", "batch", batch)
         if primer is None:
             primer = np.full((batch, 1), self.config.classes // 2)
         primer = np.asarray(primer)
@@ -383,17 +384,25 @@ class WaveNet:
         tensors, about = files.read(path, "model")
         if about.get("class") != cls.__name__:
             raise CheckpointError(f"{path}: must hold a {cls.__name__}, got a {about.get('class')}")
-        model = cls(cls.Config.from_dict(about.get("config")), dtype=about.get("dtype", "float32"), **options)
-        model.adopt(tensors, about, path)
-        return model
+        return cls.from_file(tensors, about, path, **options)
 
-    def adopt(self, tensors, about, path):
-        """Take the values and metadata that were read from a file."""
+    @classmethod
+    def from_file(cls, tensors, about, path, **options):
+        """The model of the values and metadata that were read from a file."""
+        dtype = about.get("dtype", "float32")
+        if dtype not in ("float32", "float64"):
+            raise CheckpointError(f"{path}: dtype must be float32 or float64, got {dtype!r}")
         try:
-            self.params.load({name: value for name, value in tensors.items() if not name.startswith("buffers/")})
+            config = cls.Config.from_dict(about.get("config"))
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        model = cls(config, dtype=dtype, **options)
+        try:
+            model.params.load({name: value for name, value in tensors.items() if not name.startswith("buffers/")})
         except WavedilError as error:
             raise CheckpointError(f"{path}: {error}") from error
-        self.about = about
+        model.about = about
+        return model
 
     # checks -----------------------------------------------------------------------------------------------------------
     def _check_state(self, where, state):
