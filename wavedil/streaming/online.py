@@ -1,0 +1,181 @@
+"""A WaveNet online: it listens to audio block by block, or speaks block by block."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from wavedil.audio.mulaw import mulaw_decode, mulaw_encode
+from wavedil.errors import ConfigError, DataError, DivergedError
+from wavedil.ops import gated_stack
+
+
+class Block(NamedTuple):
+    """One block of a stream."""
+
+    audio: np.ndarray  # (n,) float32
+    bits: float | None  # bits/sample that the model needed for the input; None if there was none
+
+
+class Predictor:
+    """Listens to one stream of audio and says before each sample what it expects.
+
+    Out comes the mean of the distribution over the next sample, decoded, ``sum over q of p[t, q] decode(q)``, in step
+    with the input: sample t of the output knows the input before t, and not t. The bits are ``-log2 p[t, code[t]]``,
+    mean over the block: low where the sound is as the model knows it, high at anything strange. Over a whole clip they
+    are ``model.loss([silence, *clip]) / ln 2``.
+
+    Parameters
+    ----------
+    model : WaveNet
+        Of mu-law codes.
+    speaker : int, optional
+        Needed if the model has several.
+    condition : (Cc,) array, optional
+        Global.
+    state : optional
+        From `model.init_stream`, `model.load_stream` or another predictor, to go on with.
+    last : int, optional
+        The code that came last before this state; silence by default.
+
+    Attributes
+    ----------
+    state
+        As in `model.stream`.
+    last : int
+
+    Raises
+    ------
+    ConfigError
+        If the model's codes are not those of audio, or it needs another speaker or condition.
+    """
+
+    def __init__(self, model, *, speaker=None, condition=None, state=None, last=None):
+        self.last = _silence(model) if last is None else last
+        self.state, self._condition = _begin(model, state, self.last, speaker, condition)
+        self._decoded = mulaw_decode(np.arange(256))
+
+    def process(self, x):
+        """The next block: any number of samples from 1 up.
+
+        Parameters
+        ----------
+        x : (n,) array of float
+            At the model's sample rate.
+
+        Returns
+        -------
+        Block
+
+        Raises
+        ------
+        DataError
+            If x is empty, not 1-D or holds a NaN.
+        DivergedError
+            If the model's output is not finite; the message names the step.
+        """
+        codes = mulaw_encode(_audio("process", x))
+        time = self.state.time
+        before = np.empty((1, len(codes)), np.int64)
+        before[0, 0], before[0, 1:] = self.last, codes[:-1]
+        logits = gated_stack.step(before, self.state, self._condition)[0]
+        with np.errstate(invalid="ignore", over="ignore"):  # told below, with the step
+            top = logits.max(axis=1)
+            p = np.exp(logits - top[:, None])
+            total = p.sum(axis=1)
+            nats = np.log(total) + top - logits.ravel()[np.arange(0, logits.size, 256) + codes]
+        finite = np.isfinite(nats)
+        if not finite.all():
+            raise DivergedError(f"stream: the logits are not finite at step {time + int(np.argmin(finite))}")
+        self.last = int(codes[-1])
+        # einsum: a BLAS product would wake threads of its own, which fight with the model's
+        mean = np.einsum("tq,q->t", p, self._decoded) / total
+        return Block(mean.astype(np.float32), float(nats.mean(dtype=np.float64)) / math.log(2))
+
+    def blocks(self, x, block):
+        """Yield `process` of x in blocks of so many samples; the last one may be shorter."""
+        x = _audio("blocks", x)
+        for begin in range(0, len(x), block):
+            yield self.process(x[begin : begin + block])
+
+
+class Generator:
+    """Speaks block by block: the codes of `model.generate`, decoded, without end.
+
+    Parameters
+    ----------
+    model : WaveNet
+        Of mu-law codes.
+    speaker, condition
+        As in `Predictor`.
+    seed, temperature, top_k, top_p
+        As in `model.generate`.
+
+    Raises
+    ------
+    ConfigError
+        As in `Predictor`.
+    """
+
+    def __init__(self, model, *, speaker=None, condition=None, seed=0, temperature=1.0, top_k=None, top_p=None):
+        self.last = _silence(model)
+        self._options = {"seed": seed, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self.state, self._condition = _begin(model, None, self.last, speaker, condition)
+        gated_stack.sample([self.last], 1, self.state, self._condition, **self._options)
+        self.state.reset()
+
+    def process(self, n):
+        """The next n samples.
+
+        Returns
+        -------
+        Block
+
+        Raises
+        ------
+        DivergedError
+            If the model's output is not finite; the message names the step.
+        """
+        codes = gated_stack.sample([self.last], n, self.state, self._condition, **self._options)[0]
+        self.last = int(codes[-1])
+        return Block(mulaw_decode(codes), None)
+
+    def blocks(self, n, block):
+        """Yield n samples in blocks; n = None: without end."""
+        done = 0
+        while n is None or done < n:
+            size = block if n is None else min(block, n - done)
+            yield self.process(size)
+            done += size
+
+
+def _silence(model):
+    c = model.config
+    if c.codec != "mulaw" or c.classes != 256:
+        raise ConfigError(f"streaming: the model must be of 256 mu-law codes, got {c.classes} of codec {c.codec!r}")
+    return c.classes // 2
+
+
+def _begin(model, state, last, speaker, condition):
+    """The state and the condition of one stream; the model checks both, once, with a code that is then forgotten.
+
+    That also compiles and allocates: the first block does not wait for it.
+    """
+    speaker = None if speaker is None else np.array([speaker])
+    condition = None if condition is None else np.asarray(condition, model.dtype)[None]
+    fresh = state is None
+    state = model.init_stream() if fresh else state
+    model.stream(np.array([[last]]), state if fresh else state.copy(), speaker=speaker, condition=condition)
+    if fresh:
+        state.reset()
+    if speaker is not None:
+        voice = model.params["speaker.embedding"][speaker]
+        condition = voice if condition is None else condition + voice
+    return state, condition
+
+
+def _audio(where, x):
+    x = np.asarray(x)
+    if x.ndim != 1 or not len(x):
+        raise DataError(f"Predictor.{where}: x must hold samples, (n,) with n of at least 1, got {x.shape}")
+    return x
