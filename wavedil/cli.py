@@ -1,4 +1,4 @@
-"""The command line: train, generate, info.
+"""The command line: train, generate, stream, info.
 
 Exit codes: 0 done, 1 something was wrong (one line on stderr says what), 2 wrong usage, 130 interrupted (and saved).
 What a command needs beyond typer and rich is imported when it runs, so that `--help` answers at once.
@@ -311,36 +311,156 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="1 draws as the model believes; less is calmer, 0 takes "
                                                              "the likeliest.")] = SAMPLE_TEMPERATURE,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same sound.")] = 0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw only from so many of the likeliest values.",
+                                              show_default=False)] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw only from the likeliest values that together have this "
+                                                     "probability, above 0, up to 1.", show_default=False)] = None,
+    primer: Annotated[Path | None, typer.Option(help="Audio file to go on from; it is not part of the result.",
+                                                show_default=False)] = None,
     speaker: Annotated[str | None, typer.Option(help="Voice, for a model of several.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="WAV or FLAC file. \\[default: RUN/generated.wav]",
                                              show_default=False)] = None,
 ) -> None:
     """Let a trained model make sound."""
     with _errors():
-        voices = _read_run(run)["speakers"]
-        if speaker is not None and speaker not in voices:
-            raise ConfigError(f"speaker must be one of {', '.join(voices)}, got {speaker!r}" if voices else
-                              f"--speaker {speaker}: this model has only one voice")
-        index = voices.index(speaker) if speaker else 0 if voices else None
-        console, out = Console(), out or run / "generated.wav"
-        _generate(console, run, seconds, temperature, seed, index, out)
+        index = _voice(run, speaker)
+        console, out = Console(), _audio_file(out or run / "generated.wav")
+        _generate(console, run, seconds, temperature, seed, index, out, top_k, top_p, primer)
         _say(console, f"Wrote {out}")
 
 
-def _generate(console, run, seconds, temperature, seed, speaker, out):
+def _generate(console, run, seconds, temperature, seed, speaker, out, top_k=None, top_p=None, primer=None):
     import wavedil as wd
 
     model = wd.load(run / "model.safetensors")
     rate = model.config.sample_rate
     n = max(1, round(seconds * rate))
-    columns = TextColumn("Generating"), BarColumn(bar_width=None), TextColumn("{task.percentage:3.0f}%")
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=n)
-        codes = model.generate(n, seed=seed, temperature=temperature, speaker=speaker,
-                               progress=lambda done, total: bar.update(task, completed=done, total=total))
+    if primer is not None:
+        primer = wd.audio.mulaw_encode(_listen(console, primer, rate))
+    with _percent(console, "Generating", n) as progress:
+        codes = model.generate(n, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p, primer=primer,
+                               speaker=speaker, progress=lambda done, total: progress(done))
     sound = wd.audio.mulaw_decode(codes[0])
     wd.audio.write_audio(out, sound, rate)
     return sound
+
+
+# ---- stream --------------------------------------------------------------------------------------------------------
+@app.command()
+def stream(
+    run: Annotated[Path, typer.Argument(help="Run folder of `wavedil train`.")],
+    source: Annotated[Path | None, typer.Option("-i", "--in", help="Audio file to listen to.",
+                                                show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="WAV or FLAC file for what comes out.",
+                                             show_default=False)] = None,
+    block: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 64,
+    speaker: Annotated[str | None, typer.Option(help="Voice, for a model of several.", show_default=False)] = None,
+    bits: Annotated[Path | None, typer.Option(help="CSV file for the bits/sample and the latency of every block.",
+                                              show_default=False)] = None,
+    device: Annotated[bool, typer.Option("--device", help="Play it live (needs sounddevice). Without --in the model "
+                                                          "speaks.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Length, without --in. \\[default: until Ctrl-C]",
+                                                  show_default=False)] = None,
+    temperature: Annotated[float | None, typer.Option(
+        min=0.0, help=f"As of generate, without --in. \\[default: {SAMPLE_TEMPERATURE}]", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="As of generate, without --in. \\[default: 0]",
+                                             show_default=False)] = None,
+) -> None:
+    """Run a trained model online, block by block, and see whether it keeps up with real time.
+
+    It listens to a file: out comes what it expected to hear (the mean of its prediction of each sample), and how many
+    bits each block took it by surprise. Without --in it speaks, live.
+    """
+    with _errors():
+        if source is None and not device:
+            raise typer.BadParameter("give a file to listen to, --in FILE, or --device to let the model speak")
+        if source is not None and (seconds, temperature, seed) != (None, None, None):
+            raise typer.BadParameter("--seconds, --temperature and --seed are for speaking: leave them out with --in")
+        if bits is not None and source is None:
+            raise typer.BadParameter("--bits are about the file of --in")
+        index = _voice(run, speaker)
+        if out is not None:
+            _audio_file(out)
+        _stream(Console(), run, source, out, block, index, bits, device, seconds,
+                SAMPLE_TEMPERATURE if temperature is None else temperature, seed or 0)
+
+
+def _stream(console, run, source, out, block, speaker, bits, device, seconds, temperature, seed):
+    import numpy as np
+
+    import wavedil as wd
+    from wavedil import streaming
+
+    model = wd.load(run / "model.safetensors")
+    rate = model.config.sample_rate
+    if source is not None:
+        heard = _listen(console, source, rate)
+        player, n = streaming.Predictor(model, speaker=speaker), len(heard)
+        blocks = player.blocks(heard, block)
+        what = f"listening to {source}: {n:,} samples, {n / rate:.2f} s"
+    else:
+        player = streaming.Generator(model, speaker=speaker, seed=seed, temperature=temperature)
+        n = None if seconds is None else max(1, round(seconds * rate))
+        blocks = player.blocks(n, block)
+        what = "speaking until Ctrl-C" if n is None else f"speaking {n / rate:.2f} s"
+    _say(console, "Stream", style="bold")
+    _prose(console, f"{what}, in blocks of {block:,} ({_ms(block, rate)} at {rate} Hz); the state of the stream is "
+                    f"{_bytes(player.state.nbytes)}")
+    parts, done, stopped = [], 0, False
+    with streaming.Loudspeaker(rate) if device else contextlib.nullcontext() as loudspeaker:
+        meter = streaming.Meter(rate, consumer=loudspeaker, live_input=source is not None)
+        try:
+            with _percent(console, "Streaming", n) as progress:
+                for part in meter.run(blocks):
+                    done += len(part.audio)
+                    if out is not None:
+                        parts.append(part.audio)
+                    progress(done)
+        except KeyboardInterrupt:
+            stopped = True
+    report = meter.report()
+    if report.blocks:
+        _tell(console, report, device)
+        if out is not None:
+            wd.audio.write_audio(out, np.concatenate(parts), rate)
+            _say(console, f"Wrote {out}")
+        if bits is not None:
+            _write_bits(bits, report)
+            _say(console, f"Wrote {bits}")
+    if stopped and n is not None:
+        raise typer.Exit(130)
+
+
+def _tell(console, report, device):
+    """What a stream did, for a person."""
+    if report.bits is not None:
+        begins = report.sizes.cumsum() - report.sizes
+        high, low = int(report.bits.argmax()), int(report.bits.argmin())
+        text = f"bits/sample: {report.mean_bits:.3f}"
+        if report.blocks > 1:
+            text += (f"; block by block from {report.bits[low]:.2f} at {begins[low] / report.rate:.3f} s to "
+                     f"{report.bits[high]:.2f} at {begins[high] / report.rate:.3f} s, where it was surprised most")
+        _prose(console, text)
+    milliseconds = [f"{name} {1000 * value:.3f} ms" for name, value in
+                    (("p50", report.percentile(50)), ("p99", report.percentile(99)), ("max", report.latency.max()))]
+    _prose(console, f"latency of a block: {', '.join(milliseconds)}")
+    factor = report.real_time_factor
+    _prose(console, f"speed: {factor:.2f} x real time" + ("" if factor >= 1 else ", TOO SLOW for a live stream"))
+    where = "the device ran dry" if device else "a live player would have run dry"
+    text = f"underruns: {report.underruns:,} of {report.blocks:,} blocks ({where})"
+    if report.bits is not None and not device:
+        text += f"; overruns: {report.overruns:,} (a live source would have lost the block)"
+    _prose(console, text)
+
+
+def _write_bits(path, report):
+    from wavedil.layers import files
+
+    begins = (report.sizes.cumsum() - report.sizes) / report.rate
+    rows = zip(begins, report.sizes, report.bits, 1000 * report.latency, strict=True)
+    lines = ["seconds,samples,bits_per_sample,latency_ms"]
+    lines += [f"{begin:.6f},{size},{bits:.4f},{latency:.4f}" for begin, size, bits, latency in rows]
+    files.replace(path, ("\n".join(lines) + "\n").encode())
 
 
 # ---- info ----------------------------------------------------------------------------------------------------------
@@ -349,8 +469,10 @@ def info(
     run: Annotated[Path | None, typer.Argument(help="Run folder of `wavedil train`.", show_default=False)] = None,
     preset: Annotated[Preset | None, typer.Option(help="Show a preset.", show_default=False)] = None,
     config: Annotated[Path | None, typer.Option(help="Show what a TOML file describes.", show_default=False)] = None,
+    measure: Annotated[bool, typer.Option(help="Take a second or two to measure how fast it will generate and "
+                                               "stream.")] = True,
 ) -> None:
-    """Show a model: parameters, receptive field, layers, arithmetic and memory."""
+    """Show a model: parameters, receptive field, layers, arithmetic, memory, and its speed on this machine."""
     with _errors():
         if (run is None) == (preset is None and config is None):
             raise typer.BadParameter("give either a run folder, or --preset or --config or both")
@@ -361,10 +483,10 @@ def info(
         else:
             wanted = _settings(preset=preset, config=config)
             voices = 2 if not wanted.data.folder else 0
-        _info(Console(), wanted, voices)
+        _info(Console(), wanted, voices, measure)
 
 
-def _info(console, wanted, voices):
+def _info(console, wanted, voices, measure):
     import wavedil as wd
 
     config = _model_config(wd, wanted, voices)
@@ -399,6 +521,27 @@ def _info(console, wanted, voices):
                             f"about {_bytes(memory)} of memory"),
     ):
         _say(console, f"{name + ':':17}{text}")
+    if measure:
+        _budget(console, model)
+
+
+def _budget(console, model):
+    """How fast the model will be on this machine."""
+    from wavedil import streaming
+
+    found = streaming.budget(model)
+    _say(console, f"{'a stream:':17}{_bytes(found.state_bytes)} of state")
+    _say(console, "Speed on this machine, one stream (measured just now)", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (("what", "left"), ("samples/s", "right"), ("x real time", "right"), ("", "left")):
+        table.add_column(title, justify=justify)
+    rows = [("generating", found.generation)]
+    rows += [(f"streaming, block {block}", speed) for block, speed in found.streaming.items()]
+    for what, speed in rows:
+        factor = speed / found.rate
+        verdict = "faster than real time" if factor > 1 else "too slow for real time"
+        table.add_row(what, f"{speed:,.0f}", f"{factor:.2f}", verdict)
+    console.print(table)
 
 
 def forward_flops(shapes: dict) -> int:
@@ -487,6 +630,51 @@ class _Bar(Progress):
     def get_renderables(self):
         yield from super().get_renderables()
         yield Text(self.status, no_wrap=True, overflow="ellipsis")
+
+
+@contextlib.contextmanager
+def _percent(console, what, total):
+    """Yield a function to be told how much is done; a bar on a terminal. total = None: nobody knows how long."""
+    columns = TextColumn(what), BarColumn(bar_width=None), TextColumn("{task.percentage:3.0f}%")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task, shown = bar.add_task("", total=total), 0
+
+        def progress(done):
+            nonlocal shown
+            if total is not None and (done - shown) * 200 >= total:  # not for every block: they may be tiny
+                shown = done
+                bar.update(task, completed=done)
+
+        yield progress
+
+
+def _listen(console, path, rate):
+    """The samples of an audio file at the model's rate, with a note if that is not its own."""
+    from wavedil.audio.files import rate_and_channels, read_audio
+
+    x = read_audio(path, rate)
+    if not len(x):
+        raise DataError(f"{path}: holds no samples")
+    own, _ = rate_and_channels(path)
+    if own != rate:
+        _prose(console, f"{path}: resampled from {own:,} Hz to the model's {rate:,} Hz")
+    return x
+
+
+def _audio_file(path):
+    """Say no before the long work begins."""
+    if path.suffix.lower() not in (".wav", ".flac"):
+        raise ConfigError(f"--out must end in .wav or .flac, got {str(path)!r}")
+    return path
+
+
+def _voice(run, speaker):
+    """The number of a voice of a run by its name; the first if none is named, None if the model has no voices."""
+    voices = _read_run(run)["speakers"]
+    if speaker is not None and speaker not in voices:
+        raise ConfigError(f"speaker must be one of {', '.join(voices)}, got {speaker!r}" if voices else
+                          f"--speaker {speaker}: this model has only one voice")
+    return voices.index(speaker) if speaker else 0 if voices else None
 
 
 def _write_run(run, about):
