@@ -407,8 +407,9 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
     _prose(console, f"{what}, in blocks of {block:,} ({_ms(block, rate)} at {rate} Hz); the state of the stream is "
                     f"{_bytes(player.state.nbytes)}")
     parts, done, stopped = [], 0, False
+    buffer = max(2, -(-rate // (100 * block)))  # two blocks, or 10 ms where they are shorter
     with streaming.Loudspeaker(rate) if device else contextlib.nullcontext() as loudspeaker:
-        meter = streaming.Meter(rate, consumer=loudspeaker, live_input=source is not None)
+        meter = streaming.Meter(rate, consumer=loudspeaker, buffer=buffer, live_input=source is not None)
         try:
             with _percent(console, "Streaming", n) as progress:
                 for part in meter.run(blocks):
@@ -420,7 +421,7 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
             stopped = True
     report = meter.report()
     if report.blocks:
-        _tell(console, report, device)
+        _tell(console, report, "the device" if device else f"a live player with a buffer of {_ms(buffer * block, rate)}")
         if out is not None:
             wd.audio.write_audio(out, np.concatenate(parts), rate)
             _say(console, f"Wrote {out}")
@@ -431,7 +432,7 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
         raise typer.Exit(130)
 
 
-def _tell(console, report, device):
+def _tell(console, report, player):
     """What a stream did, for a person."""
     if report.bits is not None:
         begins = report.sizes.cumsum() - report.sizes
@@ -446,10 +447,9 @@ def _tell(console, report, device):
     _prose(console, f"latency of a block: {', '.join(milliseconds)}")
     factor = report.real_time_factor
     _prose(console, f"speed: {factor:.2f} x real time" + ("" if factor >= 1 else ", TOO SLOW for a live stream"))
-    where = "the device ran dry" if device else "a live player would have run dry"
-    text = f"underruns: {report.underruns:,} of {report.blocks:,} blocks ({where})"
-    if report.bits is not None and not device:
-        text += f"; overruns: {report.overruns:,} (a live source would have lost the block)"
+    text = f"underruns: {report.underruns:,} of {report.blocks:,} blocks, for which {player} had to wait"
+    if report.overruns:
+        text += f"; overruns: {report.overruns:,}, which a live source would have lost"
     _prose(console, text)
 
 
@@ -665,6 +665,8 @@ def _audio_file(path):
     """Say no before the long work begins."""
     if path.suffix.lower() not in (".wav", ".flac"):
         raise ConfigError(f"--out must end in .wav or .flac, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: {path.parent} is not a folder")
     return path
 
 
