@@ -395,17 +395,17 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
     rate = model.config.sample_rate
     if source is not None:
         heard = _listen(console, source, rate)
-        player, n = streaming.Predictor(model, speaker=speaker), len(heard)
-        blocks = player.blocks(heard, block)
+        stream, n = streaming.Predictor(model, speaker=speaker), len(heard)
+        blocks = stream.blocks(heard, block)
         what = f"listening to {source}: {n:,} samples, {n / rate:.2f} s"
     else:
-        player = streaming.Generator(model, speaker=speaker, seed=seed, temperature=temperature)
+        stream = streaming.Generator(model, speaker=speaker, seed=seed, temperature=temperature)
         n = None if seconds is None else max(1, round(seconds * rate))
-        blocks = player.blocks(n, block)
+        blocks = stream.blocks(n, block)
         what = "speaking until Ctrl-C" if n is None else f"speaking {n / rate:.2f} s"
     _say(console, "Stream", style="bold")
     _prose(console, f"{what}, in blocks of {block:,} ({_ms(block, rate)} at {rate} Hz); the state of the stream is "
-                    f"{_bytes(player.state.nbytes)}")
+                    f"{_bytes(stream.state.nbytes)}")
     parts, done, stopped = [], 0, False
     buffer = max(2, -(-rate // (100 * block)))  # two blocks, or 10 ms where they are shorter
     with streaming.Loudspeaker(rate) if device else contextlib.nullcontext() as loudspeaker:
@@ -421,8 +421,9 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
             stopped = True
     report = meter.report()
     if report.blocks:
-        _tell(console, report, "the device" if device else f"a live player with a buffer of {_ms(buffer * block, rate)}")
-        if out is not None:
+        player = "the device" if device else f"a live player with a buffer of {_ms(buffer * block, rate)}"
+        _tell(console, report, player)
+        if parts:
             wd.audio.write_audio(out, np.concatenate(parts), rate)
             _say(console, f"Wrote {out}")
         if bits is not None:

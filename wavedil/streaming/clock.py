@@ -133,9 +133,7 @@ class Meter:
             seconds = time.perf_counter() - begin
             if block is None:
                 return
-            self._sizes.append(len(block.audio))
-            self._bits.append(block.bits)
-            self._latency.append(seconds)
+            latency = seconds
             if self.consumer is not None:
                 dry = self.consumer(block.audio)
                 if dry is None:
@@ -143,6 +141,9 @@ class Meter:
                 else:
                     self._dry = (self._dry or 0) + bool(dry)
             self._clock.add(len(block.audio), seconds)
+            self._sizes.append(len(block.audio))
+            self._bits.append(block.bits)
+            self._latency.append(latency)
             yield block
 
     def report(self):

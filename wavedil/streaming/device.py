@@ -46,6 +46,6 @@ class Loudspeaker:
         return self
 
     def __exit__(self, kind, *_):
-        # Play what is buffered; after an error or Ctrl-C fall silent at once.
+        # Play what is buffered; after an error fall silent at once.
         (self._stream.stop if kind is None else self._stream.abort)()
         self._stream.close()
