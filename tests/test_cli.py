@@ -324,6 +324,7 @@ def test_bad_settings(place, tmp_path, text, words):
     (tmp_path / "bad.toml").write_text(text)
     result = wavedil("train", place / "clips", "--config", tmp_path / "bad.toml", "--out", tmp_path / "run")
     assert_one_clear_line(result, *words)
+    assert result.stdout == ""  # refused before the work began
     assert not (tmp_path / "run").exists()
 
 
