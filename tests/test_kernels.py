@@ -266,8 +266,8 @@ def test_a_row_has_the_same_bits_in_any_number_of_rows(dtype):
     w, tile, outer = host.width(dtype), host.tile_rows(), 3
     rng = np.random.default_rng(0)
     for name in ("row_product", "row_product_biased", "row_product_relu", "row_product_gate"):
-        many = operands(rng, dtype, 3 * tile, 2, 2 * outer, 2, 4)
-        start = rng.standard_normal((3 * tile, 2 * outer * w)).astype(dtype)
+        many = operands(rng, dtype, 5 * tile, 2, 2 * outer, 2, 4)
+        start = rng.standard_normal((5 * tile, 2 * outer * w)).astype(dtype)
         count = outer if "gate" in name else 2 * outer
 
         def rows_of(name, first, rows, many=many, start=start, count=count):
@@ -277,7 +277,7 @@ def test_a_row_has_the_same_bits_in_any_number_of_rows(dtype):
             run(name, data, at + first * w, *rest, many[3], rows, count, rows, target, given, z)
             return from_panels(target.reshape(2 * outer, rows, w))
 
-        whole = rows_of(name, 0, 3 * tile)
+        whole = rows_of(name, 0, 5 * tile)
         for rows in (1, 2, 3, 4, 5, tile, tile + 3):
             for first in (0, 7):
                 assert rows_of(f"few_{name}", first, rows).tobytes() == whole[first : first + rows].tobytes()
