@@ -39,7 +39,7 @@ from wavedil.kernels.products import (
 from wavedil.kernels.random import uniform
 from wavedil.kernels.rows import add_column_sums, add_to_table, cross_entropy_rows, look_up, relu_rows, sample_row
 
-CHUNK = 96  # time rows; a multiple of every tile's rows
+CHUNK = 192  # time rows; a multiple of every tile's rows. 96 was slower: by 3% at 32 channels, by 25% at 128
 TILE = tile_rows()
 
 # Counts of panels (of residual, dilation, skip, end channels, classes, local condition channels); the packed parameters
