@@ -19,6 +19,7 @@ class Name(StrEnum):
     kernels = "kernels"
     train_step = "train_step"
     scaling = "scaling"
+    generate = "generate"
     compile_time = "compile_time"
 
 

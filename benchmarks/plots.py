@@ -6,6 +6,9 @@ from matplotlib.figure import Figure
 COLOURS = {
     "wavedil": "#0b6e4f",
     "wavedil, recompute": "#6bbf9c",
+    "wavedil, 2 threads": "#6bbf9c",
+    "torch cached": "#d9742b",
+    "torch naive": "#cccccc",
     "torch conv1d": "#f2a65a",
     "torch linear": "#d9742b",
     "torch.compile conv1d": "#b07aa1",

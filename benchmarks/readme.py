@@ -37,6 +37,45 @@ def section(document, picture):
     return "\n".join(lines)
 
 
+def generation(document, picture):
+    """Markdown of the results of generate."""
+    rows = document["rows"]
+    labels = list(dict.fromkeys(label for row in rows for label in row["peers"]))
+    lines = [
+        "Generation: samples/s of all streams together, and in brackets how many times slower than wavedil on one "
+        "thread; 20 blocks, kernel 2, float32. PyTorch runs the same cached algorithm on one thread; naive is "
+        "recomputing the receptive field for every sample.",
+        "",
+        "| channels, streams | " + " | ".join(labels) + " |",
+        "|---" * (len(labels) + 1) + "|",
+    ]
+    for row in rows:
+        cells = [f"{row['channels']}, {row['batch']}"]
+        ours = row["peers"][labels[0]]["samples_per_second"]
+        for label in labels:
+            if label not in row["peers"]:
+                cells.append("-")
+                continue
+            peer = row["peers"][label]
+            speed, pairs = peer["samples_per_second"], peer.get("times_slower_than_wavedil")
+            cells.append(f"{speed:,.0f} ({pairs['median'] if pairs else ours / speed:.2f}x)")
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Streaming from audio to audio, 64 channels, 16 kHz, one thread:",
+        "",
+        "| block | lasts | p50 | p99 | max |",
+        "|---" * 5 + "|",
+    ]
+    for row in document["streaming"]:
+        if row["what"] == "audio":
+            figures = " | ".join(f"{1e3 * row[key]:.3f} ms" for key in ("lasts", "p50", "p99", "max"))
+            lines.append(f"| {row['block']} | {figures} |")
+    lines += ["", f"![Generation and streaming]({picture})"]
+    lines += ["", f"Machine: {harness.describe(document['machine'])}."]
+    return "\n".join(lines)
+
+
 def insert(text, new):
     """The text with what stands between the marks replaced; None if it lacks them."""
     before, begin, rest = text.partition(BEGIN)
@@ -45,17 +84,23 @@ def insert(text, new):
 
 
 def run(settings):
-    path = settings.out / "train_step.json"
-    if not path.exists():
-        say(f"README.md: left as it is: no {path}")
+    parts = []
+    for name, write in (("train_step", section), ("generate", generation)):
+        path = settings.out / f"{name}.json"
+        if not path.exists():
+            say(f"README.md: without {name}: no {path}")
+            continue
+        document = json.loads(path.read_text())
+        if warning := harness.busy(document["machine"]):
+            say(f"README.md: left as it is: {name}: {warning}")
+            return
+        picture = path.with_suffix(".png").resolve()
+        picture = picture.relative_to(harness.ROOT) if picture.is_relative_to(harness.ROOT) else picture
+        parts.append(write(document, picture.as_posix()))
+    if not parts:
+        say("README.md: left as it is: there is nothing to write")
         return
-    document = json.loads(path.read_text())
-    if warning := harness.busy(document["machine"]):
-        say(f"README.md: left as it is: {warning}")
-        return
-    picture = path.with_suffix(".png").resolve()
-    picture = picture.relative_to(harness.ROOT) if picture.is_relative_to(harness.ROOT) else picture
-    text = insert(README.read_text(), section(document, picture.as_posix()))
+    text = insert(README.read_text(), "\n\n".join(parts))
     if text is None:
         say(f"README.md: left as it is: it lacks the marks {BEGIN} and {END}")
         return

@@ -1,0 +1,68 @@
+"""wavedil generates and streams, through the calls that a user makes."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+import wavedil as wd
+from benchmarks import problem as problems
+from benchmarks.peers import probe, worker
+from wavedil import streaming
+
+
+class WavedilGenerate(worker.Peer):
+    def do_setup(self, problem, path, *, batch, threads, rate=16000):
+        self.problem, self.batch = problems.Problem.from_dict(problem), batch
+        parameters, self.codes = problems.read(path)
+        channels = self.problem.channels
+        config = wd.WaveNetConfig(
+            dilations=self.problem.dilations,
+            kernel_size=self.problem.kernel,
+            residual_channels=channels,
+            dilation_channels=channels,
+            skip_channels=channels,
+            end_channels=channels,
+            classes=self.problem.classes,
+            sample_rate=rate,
+        )
+        self.model = wd.WaveNet(config, threads=threads)
+        self.model.params.load(parameters)
+        return {"framework": f"wavedil {wd.__version__}", "threads": threads}
+
+    def do_check(self, greedy):
+        """Of the logits after every code of the file, and the codes that follow when the likeliest is taken."""
+        codes = self.codes[: self.batch]
+        likeliest = self.model.generate(greedy, self.batch, temperature=0, primer=codes)
+        return {"logits": probe.probe(self.model.logits(codes)), "greedy": likeliest.tolist()}
+
+    def do_time(self, n, repeat):
+        """Seconds to generate n samples of each stream: packing the weights and drawing included."""
+        return {"seconds": worker.time_calls(lambda: self.model.generate(n, self.batch), repeat)}
+
+    def do_stream(self, what, block, count):
+        """Seconds of each block of a live stream: of `model.stream` alone, or of `Predictor` from audio to audio."""
+        if what == "audio":
+            predictor = streaming.Predictor(self.model)
+            x = np.random.default_rng(0).uniform(-0.5, 0.5, block).astype(np.float32)
+            seconds = worker.time_calls(lambda: predictor.process(x), count + 10)
+            return {"seconds": seconds[10:], "state_bytes": predictor.state.nbytes}
+        state, codes = self.model.init_stream(), np.random.default_rng(0).integers(0, 256, (1, block))
+        seconds = worker.time_calls(lambda: self.model.stream(codes, state), count + 10)
+        return {"seconds": seconds[10:], "state_bytes": state.nbytes}
+
+    def do_save(self, path):
+        self.model.save(Path(path))
+
+    def do_first(self, path):
+        """Seconds from a file to the first sample, in a process that has done nothing yet."""
+        begin = time.perf_counter()
+        model = wd.load(Path(path))
+        loaded = time.perf_counter()
+        model.generate(1)
+        first = time.perf_counter()
+        model.generate(1)
+        return {"load": loaded - begin, "first_sample": first - loaded, "second_call": time.perf_counter() - first}
+
+
+PEER = WavedilGenerate
