@@ -2,12 +2,12 @@
 
 import wavedil as wd
 
-steps = 1000
+steps = 2500
 data = wd.audio.bundled_clips(speakers="folders")  # an Italian and a Russian voice, 8 kHz
 config = wd.WaveNetConfig(dilations=[2**i for i in range(10)] * 2, speakers=len(data.speakers))
 model = wd.WaveNet(config, seed=0)
-trainer = wd.Trainer(model, data, optimizer=wd.AdamW(4e-3), schedule=wd.schedules.cosine(steps),
-                     batch=4, window=4096, validation=data)
+trainer = wd.Trainer(model, data, optimizer=wd.AdamW(8e-3), schedule=wd.schedules.cosine(steps),
+                     batch=2, window=4096, ema=0.998, validation=data)
 
 
 def on_step(progress):

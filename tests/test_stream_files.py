@@ -54,3 +54,20 @@ def test_streams_of_other_models_are_refused(tmp_path):
     with pytest.raises(CheckpointError):
         net.save(tmp_path / "m.safetensors")
         net.load_stream(tmp_path / "m.safetensors")
+
+
+def test_a_stream_is_saved_with_the_weights_it_ran_through(tmp_path):
+    net = model()
+    state = net.init_stream()
+    net.params.flat[:] *= 1.5
+    net.save_stream(state, tmp_path / "s.safetensors")
+    with pytest.raises(CheckpointError, match="weights differ"):
+        net.load_stream(tmp_path / "s.safetensors")
+
+
+def test_only_ratios_of_weights_count():
+    net = model()
+    codes = np.random.default_rng(0).integers(0, 256, (1, 40))
+    for weight in (1e-42, 1e38):
+        weights = np.full((1, 39), weight, np.float32)
+        assert net.loss(codes, weights) == pytest.approx(net.loss(codes), rel=1e-6)

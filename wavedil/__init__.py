@@ -17,7 +17,7 @@ _HOMES = {
     "wavedil.training": ("Trainer", "AdamW", "Adam", "SGD"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("audio", "errors", "kernels", "layers", "models", "ops", "receptive", "report", "training")
+_MODULES = ("audio", "errors", "kernels", "layers", "models", "ops", "receptive", "report", "streaming", "training")
 
 __all__ = ["__version__", *_NAMES, *_MODULES, "schedules"]
 

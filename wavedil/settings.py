@@ -22,7 +22,7 @@ PRESETS = {
     },
     "small": {  # minutes: the default
         "model": {"dilations": [2**i for i in range(10)] * 2},
-        "train": {"steps": 1000, "learning_rate": 4e-3, "validate_every": 100},
+        "train": {"steps": 2500, "batch": 2, "learning_rate": 8e-3, "ema": 0.998, "validate_every": 250},
     },
     "base": {  # hours: for a folder with more speech
         "model": {"dilations": [2**i for i in range(10)] * 3, "residual_channels": 64, "dilation_channels": 64,

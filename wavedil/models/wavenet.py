@@ -234,10 +234,12 @@ class WaveNet:
         The state keeps the parameters as they are now: a stream that is under way does not change its voice when
         training goes on. It is the caller's: it can be copied (``copy()``) and reset (``reset()``).
         """
-        return gated_stack.init_state(
+        state = gated_stack.init_state(
             self.params, batch, dilations=self.config.dilations, threads=self.threads,
             condition_channels=self.config.condition_channels,
         )  # fmt: skip
+        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(self.params.flat)
+        return state
 
     def stream(self, codes, state, *, condition=None, speaker=None):
         """Logits (B, n, classes) after each of n more codes, as `logits` would give them in one piece.
@@ -272,7 +274,7 @@ class WaveNet:
         self._check_state("save_stream", state)
         tensors = {f"blocks.{i}.history": rows for i, rows in enumerate(state.history())}
         about = {"kind": "stream", "config": self.config.to_dict(), "dtype": str(self.dtype), "time": state.time,
-                 "batch": state.batch, "weights": zlib.crc32(self.params.flat)}  # fmt: skip
+                 "batch": state.batch, "weights": state.weights}  # fmt: skip
         files.write(path, tensors, about)
 
     def load_stream(self, path):
@@ -406,10 +408,7 @@ class WaveNet:
 
     # checks -----------------------------------------------------------------------------------------------------------
     def _check_state(self, where, state):
-        shapes = getattr(state, "shapes", None)
-        mine = {name: shape for name, shape in self.params.shapes.items() if name != "speaker.embedding"}
-        same = shapes == mine and state.dilations == self.config.dilations and state.dtype == self.dtype
-        if not same:
+        if getattr(state, "made_for", None) != (self.config, self.dtype):
             raise ConfigError(f"WaveNet.{where}: state must come from init_stream of this model, got one for another")
 
     def _condition(self, where, codes, condition, speaker, extra=0):

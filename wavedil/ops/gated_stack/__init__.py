@@ -230,7 +230,7 @@ def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, 
     Raises
     ------
     DivergedError
-        If logits are not finite.
+        If logits are not finite; the state is of no more use then.
     """
     where = "gated_stack.sample"
     codes, condition = _check_step(where, np.asarray(first)[:, None], state, condition)
@@ -326,4 +326,6 @@ def _weights(where, weights, codes, params):
     weights = np.ascontiguousarray(weights, dtype)
     if not (weights.min() >= 0 and 0 < weights.sum(dtype=np.float64) < np.inf):
         raise ShapeError(f"{where}: weights must be finite, at least 0 and not all 0, got a sum of {weights.sum()}")
-    return weights
+    largest = weights.max()
+    # Only ratios of weights count; extreme ones would overflow when divided by their sum.
+    return weights if 1e-20 < largest < 1e20 else weights / largest

@@ -317,7 +317,7 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
         gates[:] = 0  # there is nothing later than the last chunk
         position[:, GATES] = gates_rows - past
     mix = stack.array("mix", batch, (stack.R + stack.S) * rows * w)
-    conditions, dconditions = stack.local(local, batch, rows), stack.local(local, batch, rows, "dcondition")
+    conditions, dconditions = stack.local(local, batch, rows), stack.local(None, batch, rows, "dcondition")
     dconditions[:] = 0
     held_codes = stack.array("codes", batch, rows + 1, dtype=np.int64)
     held_codes[:, : count + 1] = codes
@@ -387,7 +387,6 @@ class Stream:
     def __init__(self, params, batch, *, dilations, condition_channels, threads=None):
         self.threads = pool.check_threads(threads)
         self.batch, self.time, self.condition_channels = batch, 0, condition_channels
-        self.shapes, self.dilations = {name: value.shape for name, value in params.items()}, dilations
         # A condition may turn out to be global (part of the biases) or local (part of the products).
         self.stacks = {local: Stack(params, dilations, Workspace(), local) for local in {0, condition_channels}}
         self.nets = {local: stack.pack(1, train=False) for local, stack in self.stacks.items()}

@@ -108,7 +108,6 @@ class Stream:
     def __init__(self, params, batch, dilations, condition_channels):
         self.params, self.batch, self.dilations = params, batch, dilations
         self.condition_channels = condition_channels
-        self.shapes = {name: value.shape for name, value in params.items()}
         self.classes, self.dtype = params["head.1.weight"].shape[1], params["head.1.weight"].dtype
         self.reset()
 
