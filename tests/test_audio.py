@@ -1,6 +1,7 @@
 """Mu-law codes, audio files in and out, and what importing wavedil.audio loads."""
 
 import doctest
+import contextlib
 import errno
 import io
 import resource
@@ -243,20 +244,25 @@ def test_write_refuses(tmp_path):
             audio.write_audio(path, tone(), 8000)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files_only():
-    """Let no file grow beyond 4 KiB: the system's own refusal, in the midst of a write."""
+    """Let no file grow beyond 4 KiB: the system's own refusal, in the midst of a write.
+
+    It holds for the whole process, so for the one call under test only: pytest's own output may be a larger file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_failed_write_keeps_the_old_file(tmp_path, small_files_only):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.wav"
     audio.write_audio(path, tone(0.1), 8000)
     before = path.read_bytes()
-    small_files_only()
-    with pytest.raises(DataError, match="cannot be written"):
+    with small_files_only(), pytest.raises(DataError, match="cannot be written"):
         audio.write_audio(path, tone(1.0), 8000)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]

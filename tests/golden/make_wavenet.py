@@ -3,8 +3,8 @@
     python tests/golden/make_wavenet.py        (needs torch; nothing of wavedil is imported)
 
 The network is written down here a second time, from the equations, with torch's own convolutions and its automatic
-differentiation, so that the file is evidence and not an echo. Parameters and conditions are rounded to float32 first, so
-a float32 model sees exactly the same numbers. Seeds are searched until every ReLU input keeps MARGIN away from zero:
+differentiation, so that the file is evidence and not an echo. Parameters and conditions are rounded to float32 first,
+so a float32 model sees exactly the same numbers. Seeds are searched until every ReLU input keeps MARGIN away from zero:
 nearer than rounding, two right programs may disagree about the sign.
 
 Keys of the file: "CASE/config" (JSON), "CASE/codes", "CASE/weights", "CASE/condition", "CASE/speaker" (where given),
