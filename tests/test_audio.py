@@ -1,7 +1,7 @@
 """Mu-law codes, audio files in and out, and what importing wavedil.audio loads."""
 
-import doctest
 import contextlib
+import doctest
 import errno
 import io
 import resource
