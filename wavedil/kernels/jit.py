@@ -16,6 +16,7 @@ from pathlib import Path
 from numba import njit
 
 FASTMATH = {"contract", "nsz", "arcp"}
+OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 @cache
@@ -29,7 +30,7 @@ def source_stamp(folder: Path) -> bytes:
 
 def jit(function):
     """Compile a kernel: ``nogil``, cached on disk by content."""
-    dispatcher = njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    dispatcher = njit(**OPTIONS)(function)
     try:
         dispatcher.enable_caching()
         dispatcher._cache._cache_file._source_stamp = source_stamp(Path(function.__code__.co_filename).parent)
@@ -38,6 +39,11 @@ def jit(function):
         # (AttributeError): without a cache kernels are slower to start, and never stale.
         dispatcher._cache = _no_cache()
     return dispatcher
+
+
+def inner(function):
+    """Compile a kernel that only other kernels call: without a way in from Python, which takes long to compile."""
+    return njit(no_cpython_wrapper=True, **OPTIONS)(function)
 
 
 def _no_cache():

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from wavedil.kernels import host
 from wavedil.kernels.emit import I64, fields
-from wavedil.kernels.jit import jit
+from wavedil.kernels.jit import inner, jit
 
 View = namedtuple("View", "data row panel")
 
@@ -170,7 +170,7 @@ def _moved(step):
 down, right = _moved(1), _moved(2)
 
 
-@jit
+@inner
 def zero_rows(view, rows, panels):
     """view[:rows] = 0"""
     w = width_of(view.data)

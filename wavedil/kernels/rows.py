@@ -5,7 +5,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from wavedil.kernels.emit import Emitter, fields
-from wavedil.kernels.jit import jit
+from wavedil.kernels.jit import inner
 from wavedil.kernels.panels import beyond, down, right, type_of, width_of
 from wavedil.kernels.vector import emit_exp_negative
 
@@ -111,14 +111,14 @@ def _copy_vectors(typing, source, target, add):
     return types.void(source, target, add), codegen
 
 
-@jit
+@inner
 def relu_rows(source, target, rows, panels):
     """target = max(0, source)"""
     for p in range(panels):
         _panel_relu(right(source, p), right(target, p), rows)
 
 
-@jit
+@inner
 def add_column_sums(view, rows, panels, sums):
     """sums += the sums over the rows"""
     w = width_of(sums)
@@ -126,7 +126,7 @@ def add_column_sums(view, rows, panels, sums):
         _panel_sum(right(view, p), rows, beyond(sums, p * w))
 
 
-@jit
+@inner
 def look_up(table, code, target, panels, table_rows):
     """Row of a panel matrix with so many rows -> one row of a view."""
     w = width_of(table)
@@ -134,7 +134,7 @@ def look_up(table, code, target, panels, table_rows):
         _copy_vectors(beyond(table, (p * table_rows + code) * w), beyond(target.data, p * target.panel), False)
 
 
-@jit
+@inner
 def add_to_table(source, table, code, panels, table_rows):
     """A row of a panel matrix with so many rows += one row of a view."""
     w = width_of(table)
@@ -142,7 +142,7 @@ def add_to_table(source, table, code, panels, table_rows):
         _copy_vectors(beyond(source.data, p * source.panel), beyond(table, (p * table_rows + code) * w), True)
 
 
-@jit
+@inner
 def cross_entropy_rows(logits, rows, panels, codes, weights, scale, with_gradient):
     """Sum of weight * nats of the rows' codes; the logits are replaced by their gradient if asked for.
 
@@ -164,7 +164,7 @@ def cross_entropy_rows(logits, rows, panels, codes, weights, scale, with_gradien
     return total
 
 
-@jit
+@inner
 def least_kept(probabilities, total, top_k, top_p, ordered):
     """The smallest of the probabilities (of such a total) that top-k and top-p sampling keep."""
     ordered[:] = probabilities
@@ -180,7 +180,7 @@ def least_kept(probabilities, total, top_k, top_p, ordered):
     return least
 
 
-@jit
+@inner
 def sample_row(logits, panels, options, draw, probabilities, ordered):
     """A class drawn from softmax(logits / temperature) by a number in [0, 1); the first largest at temperature 0.
 

@@ -7,7 +7,7 @@ is one thread's work: the driver in `cpu` cuts it into tasks.
 from collections import namedtuple
 
 from wavedil.kernels.host import tile_rows
-from wavedil.kernels.jit import jit
+from wavedil.kernels.jit import inner, jit
 from wavedil.kernels.panels import (
     address,
     down,
@@ -68,7 +68,7 @@ BEGIN, STEP = 0, 1
 
 
 # ---- one chunk -------------------------------------------------------------------------------------------------------
-@jit
+@inner
 def inputs(item, block, t):
     """X of a block, from time t on."""
     row = item.position[X, block] if item.x_slides else t
@@ -76,7 +76,7 @@ def inputs(item, block, t):
     return strided_view(address(item.x, item.layout[X, BEGIN, block] + row * w), w, item.layout[X, STEP, block])
 
 
-@jit
+@inner
 def gates_of(item, block, t):
     """tanh and sigmoid of a block (or the gradient of their inputs), from time t on."""
     row = item.position[GATES, block] if item.gates_slide else t
@@ -85,7 +85,7 @@ def gates_of(item, block, t):
     return strided_view(address(item.gates, at), w, item.layout[GATES, STEP, block])
 
 
-@jit
+@inner
 def gate_forward(net, item, block, t, n, z):
     """gates, z = gate(bias + condition + conv(X)) for n rows."""
     weights, w = net.weights, width_of(address(net.weights, 0))
@@ -102,7 +102,7 @@ def gate_forward(net, item, block, t, n, z):
     row_product_gate(left_taps(x, net.R, dilation * w, net.kernel), matrix, n, net.D, gates, start, z)
 
 
-@jit
+@inner
 def blocks_forward(net, item, codes, first, last, t, mix_row, n):
     """n rows through the blocks first .. last - 1: fills the next X and the skip sum."""
     weights, w = net.weights, width_of(address(net.weights, 0))
@@ -126,7 +126,7 @@ def blocks_forward(net, item, codes, first, last, t, mix_row, n):
         row_product_biased(left, matrix, n, net.S, skip, before, bias)
 
 
-@jit
+@inner
 def head_forward(net, item, mix_row, n):
     """ReLUs and logits of n rows, into the item's scratch."""
     skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
@@ -140,7 +140,7 @@ def head_forward(net, item, mix_row, n):
     return logits
 
 
-@jit
+@inner
 def head_backward(net, item, grads, mix_row, n):
     """From the logits' gradient to dskip, which replaces the skip sum; parameter gradients +=."""
     dskip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
@@ -156,7 +156,7 @@ def head_backward(net, item, grads, mix_row, n):
     row_product_mask(left_view(dend, net.E), matrix, n, net.S, dskip, skip_on, sums)
 
 
-@jit
+@inner
 def block_backward(net, item, grads, block, t, n, mix, z, recompute):
     """n rows back through one block; dh in the first panels of ``mix`` is replaced, parameter gradients +=."""
     weights, slab, w = net.weights, grads.slab, width_of(address(net.weights, 0))
@@ -225,7 +225,7 @@ def train_backward(net, item, grads, first, last, begin, end, codes, recompute):
                 add_to_table(down(mix, r), address(grads.slab, grads.embedding), codes[t + r], net.R, net.classes)
 
 
-@jit
+@inner
 def slide_up(net, item, first, last, n):
     """Make room for n rows above the present one: a full gate buffer moves its future rows to its end."""
     w = width_of(address(item.gates, 0))
@@ -240,7 +240,7 @@ def slide_up(net, item, first, last, n):
             item.position[GATES, block] = rows - kept
 
 
-@jit
+@inner
 def slide_down(net, item, n):
     """Make room for n rows below the present one: a full input buffer moves its past rows to its beginning.
 
@@ -259,7 +259,7 @@ def slide_down(net, item, n):
             item.position[X, block] = kept
 
 
-@jit
+@inner
 def stream_chunk(net, item, codes, t, n, real):
     """Logits of a chunk, forward only, through buffers that slide; ``real`` of its n rows are kept."""
     slide_down(net, item, n)
@@ -292,7 +292,7 @@ def stream_logits(net, item, codes, out):
                 out[t + r, q] = logits.data[(q // w) * logits.panel + r * w + q % w]
 
 
-@jit
+@inner
 def inputs_of_streams(item, block, t):
     """X of a block, t rows from the present, with a row for each stream."""
     w = width_of(address(item.x, 0))
@@ -300,7 +300,7 @@ def inputs_of_streams(item, block, t):
     return strided_view(address(item.x, at), item.stream_step, item.layout[X, STEP, block])
 
 
-@jit
+@inner
 def sample_step(net, item, codes, n):
     """Logits after one more code of each of n streams, which are the rows of all matrices here."""
     weights, w, D2 = net.weights, width_of(address(net.weights, 0)), 2 * net.D
