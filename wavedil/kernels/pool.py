@@ -46,17 +46,28 @@ def _pool(threads):
 
 
 def run(tasks, threads):
-    """Call every ``(function, *arguments)`` of ``tasks``, on so many threads; errors are raised here."""
+    """Call every ``(function, *arguments)`` of ``tasks``, on so many threads; errors are raised here.
+
+    Each thread gets its share of the list at once: handing out short tasks one by one costs more than they do.
+    """
     tasks = list(tasks)
-    if threads == 1 or len(tasks) == 1:
-        for function, *arguments in tasks:
-            function(*arguments)
+    threads = min(threads, len(tasks))
+    if threads <= 1:
+        _run_all(tasks)
         return
     pool = _pool(threads)
-    futures = [pool.submit(*task) for task in tasks]
-    wait(futures)
+    futures = [pool.submit(_run_all, tasks[first::threads]) for first in range(1, threads)]
+    try:
+        _run_all(tasks[::threads])
+    finally:
+        wait(futures)
     for future in futures:
         future.result()
+
+
+def _run_all(tasks):
+    for function, *arguments in tasks:
+        function(*arguments)
 
 
 def run_graph(tasks, threads):

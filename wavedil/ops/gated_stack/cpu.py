@@ -181,10 +181,14 @@ class Stack:
         bias = begins["head1_bias"]
         weights[bias + self.classes : bias + self.Q * self.width] = -1e30  # classes that do not exist: probability zero
         tasks = [(pack_part, f"blocks.{i}.", i, block_maps, block_sizes) for i in range(self.blocks)]
-        pool.run([*tasks, (pack_part, "", 0, shared_maps, shared_sizes)], threads)
+        pool.run([*tasks, (pack_part, "", 0, shared_maps, shared_sizes)], self._copiers(threads))
         panels = (self.R, self.D, self.S, self.E, self.Q, self.C)
         begins |= {name: 0 for name in unused - {"bias", "mix"}}
         return Net(self.dilations, self.kernel, *panels, self.classes, weights, **begins)
+
+    def _copiers(self, threads):
+        """Threads to copy parameters with: many small copies on two threads take twice the time of one."""
+        return threads if self.params["blocks.0.conv.weight"].nbytes >= 2**16 else 1
 
     def biases(self, batch, condition):
         """The convolutions' biases of each item, (batch, all blocks), with a global condition added."""
@@ -222,7 +226,7 @@ class Stack:
 
         block_maps, shared_maps = self.inverse_maps()
         tasks = [(unpack_part, f"blocks.{i}.", i, block_maps) for i in range(self.blocks)]
-        pool.run([*tasks, (unpack_part, "", 0, shared_maps)], threads)
+        pool.run([*tasks, (unpack_part, "", 0, shared_maps)], self._copiers(threads))
         if condition is None:
             return None
         dcondition = np.zeros_like(condition)
