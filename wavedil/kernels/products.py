@@ -164,17 +164,25 @@ def _start(e, views, m, v):
     return e.const(0.0) if value is None else value
 
 
-# Tiles as (rows, panels), largest first. Training works on whole tiles of time rows. Generation has a row for each
-# stream and few of them, so it also has tiles for four rows and for single ones; those are wide, with 8 accumulators
-# to hide the latency of the additions.
-WHOLE = ((TILE, 1),)
-FEW = tuple(dict.fromkeys(((TILE, 1), (4, 1), (1, 4), (1, 2), (1, 1))))
+def _fours(builder, rows):
+    """How many tiles of four rows leave a multiple of the tile's rows, or as little else as can be.
+
+    The rest of whole tiles is 0, 4 or 8 for tiles of 4 or 12 rows; for 6 rows a rest of 2 or 3 takes two of them.
+    """
+    rest = builder.srem(rows, index(TILE))
+    if TILE != 6:
+        return builder.sdiv(rest, index(4))
+    two = builder.and_(builder.icmp_signed("==", builder.and_(rest, index(6)), index(2)),
+                       builder.icmp_signed(">=", rows, index(8)))  # fmt: skip
+    return builder.select(two, index(2), builder.sdiv(rest, index(4)))
 
 
-def _row_product(name, kind, extras, panels_each=1, tiles=WHOLE):
+def _row_product(name, kind, extras, panels_each=1, few=False):
     """Intrinsic ``(left, weights, rows, panels, *extras)``.
 
     ``kind(e, place, *extras)`` gives the views that a panel of a tile starts from, and the function that stores it.
+    Training works on whole tiles of time rows. Generation has a row for each stream and ``few`` of them, so it also has
+    tiles for four rows and for single ones; those are four panels wide, to hide the latency of the additions.
     """
 
     def codegen(context, builder, signature, args):
@@ -192,17 +200,26 @@ def _row_product(name, kind, extras, panels_each=1, tiles=WHOLE):
             ends = [kind(e, _Place(e, builder.add(p, index(i)), m), *others) for i in range(tile_panels)]
             _row_tile(e, here, e.at(weights, builder.mul(p, inner)), inner, tile_rows, ends)
 
-        first_row = index(0)
-        for tile_rows in sorted({tile_rows for tile_rows, _ in tiles}, reverse=True):
-            count = builder.sdiv(builder.sub(rows, first_row), index(tile_rows))
-            first_panel = index(0)
-            for tile_panels in [wide for high, wide in tiles if high == tile_rows]:
-                wide = builder.sdiv(builder.sub(panels, first_panel), index(tile_panels))
-                with e.loop(wide) as p, e.loop(count) as m:
-                    p = builder.add(first_panel, builder.mul(p, index(tile_panels)))
-                    tile(p, builder.add(first_row, builder.mul(m, index(tile_rows))), tile_rows, tile_panels)
-                first_panel = builder.add(first_panel, builder.mul(wide, index(tile_panels)))
-            first_row = builder.add(first_row, builder.mul(count, index(tile_rows)))
+        if not few:
+            high = builder.sdiv(rows, index(TILE))
+            with e.loop(panels) as p, e.loop(high) as m:
+                tile(p, builder.mul(m, index(TILE)), TILE, 1)
+            return
+        # Whole tiles and tiles of four rows together, so that a panel of weights is read once; then what is left.
+        fours = _fours(builder, rows)
+        high = builder.sdiv(builder.sub(rows, builder.mul(fours, index(4))), index(TILE))
+        with e.loop(panels) as p:
+            with e.loop(high) as m:
+                tile(p, builder.mul(m, index(TILE)), TILE, 1)
+            with e.loop(fours) as m:
+                tile(p, builder.add(builder.mul(high, index(TILE)), builder.mul(m, index(4))), 4, 1)
+        done = builder.add(builder.mul(high, index(TILE)), builder.mul(fours, index(4)))
+        first_panel = index(0)
+        for wide in (4, 2, 1):
+            count = builder.sdiv(builder.sub(panels, first_panel), index(wide))
+            with e.loop(count) as p, e.loop(builder.sub(rows, done)) as m:
+                tile(builder.add(first_panel, builder.mul(p, index(wide))), builder.add(done, m), 1, wide)
+            first_panel = builder.add(first_panel, builder.mul(count, index(wide)))
 
     if extras == 2:
 
@@ -318,10 +335,10 @@ row_product_mask = _row_product("row_product_mask", _mask, 3)
 row_product_gate = _row_product("row_product_gate", _gate, 3, panels_each=2)
 row_product_gate_backward = _row_product("row_product_gate_backward", _gate_backward, 3)
 
-few_row_product = _row_product("few_row_product", _plain, 2, tiles=FEW)
-few_row_product_biased = _row_product("few_row_product_biased", _biased, 3, tiles=FEW)
-few_row_product_relu = _row_product("few_row_product_relu", _relu, 2, tiles=FEW)
-few_row_product_gate = _row_product("few_row_product_gate", _gate, 3, panels_each=2, tiles=FEW)
+few_row_product = _row_product("few_row_product", _plain, 2, few=True)
+few_row_product_biased = _row_product("few_row_product_biased", _biased, 3, few=True)
+few_row_product_relu = _row_product("few_row_product_relu", _relu, 2, few=True)
+few_row_product_gate = _row_product("few_row_product_gate", _gate, 3, panels_each=2, few=True)
 
 
 # the column product ---------------------------------------------------------------------------------------------------
@@ -364,10 +381,7 @@ def column_product(typing, left, b, rows, panels, target):
         builder = e.builder
         left, (b_data, b_row, b_panel) = fields(builder, left), fields(builder, b)
         total = builder.mul(builder.mul(left[3], left[5]), index(e.width))  # rows of the target
-        # Whole tiles, and so many tiles of four rows that nothing is left over (widths are multiples of four):
-        # the rest is 0, 4 or 8 for tiles of 4 or 12 rows; for 6 rows a rest of 2 takes two of them.
-        rest = builder.srem(total, index(TILE))
-        fours = builder.select(builder.icmp_signed("==", rest, index(2)), index(2), builder.sdiv(rest, index(4)))
+        fours = _fours(builder, total)  # nothing is left over: widths are multiples of four
         whole = builder.sub(total, builder.mul(fours, index(4)))
         with e.loop(panels) as p:
             c_here = e.at(c, builder.mul(p, builder.mul(total, index(e.width))))
