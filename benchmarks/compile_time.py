@@ -60,7 +60,8 @@ def measure(label, about, settings, folder):
             say(f"{label}: skipped: no {package} in {python}")
             return None
         found["import"].append(seconds)
-        environment = {name: str(folder / f"{label}-cache-{index}") for name in cache_variables}
+        cache = folder / f"{label.replace(' ', '-').replace('.', '-')}-cache-{index}"  # g++ stumbles over spaces
+        environment = {name: str(cache) for name in cache_variables}
         found["cold"].append(first_step(module, python, settings.threads, environment, request))
         if cache_variables:
             found["warm"].append(first_step(module, python, settings.threads, environment, request))
