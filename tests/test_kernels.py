@@ -69,6 +69,7 @@ def test_tiles_and_widths_fit_each_other():
         assert host.width(dtype) == 2 * host.lanes(dtype) == 2 * host.vector_bytes() // np.dtype(dtype).itemsize
         assert host.width(dtype) % products.STEP == 0
     assert host.tile_rows() % products.UNROLL == 0 and 96 % host.tile_rows() == 0
+    assert host.register_bytes() in (host.vector_bytes(), 2 * host.vector_bytes())
     assert [panels.whole_tiles(n * host.tile_rows() + 1) // host.tile_rows() for n in range(3)] == [1, 2, 3]
 
 
@@ -640,4 +641,12 @@ def test_any_cpu_of_the_family_gets_right_results():
     """Code for the oldest CPU that the instruction set has: narrow vectors, no fused multiply-add."""
     width, rows, loss, worst = python(GENERIC, NUMBA_CPU_NAME="generic")
     assert int(width) == 16 and int(rows) in (4, 12)
+    assert float(loss) < 2e-5 and float(worst) < 2e-5
+
+
+@pytest.mark.skipif(host.register_bytes() != 64, reason="this machine has no AVX-512 to go without")
+def test_the_tile_of_avx2_is_right_on_a_machine_with_avx512():
+    features = "+avx,+avx2,+fma,+sse4.2,+popcnt,+bmi,+bmi2"
+    width, rows, loss, worst = python(GENERIC, NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=features)
+    assert int(width) == 32 and int(rows) == 6
     assert float(loss) < 2e-5 and float(worst) < 2e-5

@@ -18,15 +18,29 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 class Emitter:
     """Emits instructions on vectors of ``lanes`` elements of a Numba float type through an LLVM builder."""
 
-    def __init__(self, builder, dtype):
-        self.builder = builder
+    def __init__(self, builder, dtype, lanes=None):
+        self.builder, self.dtype = builder, dtype
         self.bits = dtype.bitwidth
         self.element = ir.FloatType() if self.bits == 32 else ir.DoubleType()
         self.integer = ir.IntType(self.bits)
-        self.lanes = host.vector_bytes() * 8 // self.bits
+        self.lanes = lanes or host.vector_bytes() * 8 // self.bits
         self.width = 2 * self.lanes
         self.vector = ir.VectorType(self.element, self.lanes)
         self.integers = ir.VectorType(self.integer, self.lanes)
+
+    # vectors as wide as a register --------------------------------------------------------------------
+    def registers(self):
+        """An emitter whose vectors fill a register: a panel's row is one or two of them."""
+        return Emitter(self.builder, self.dtype, host.register_bytes() * 8 // self.bits)
+
+    def halves(self, value):
+        """The two vectors of a panel's row that is in one register."""
+        lanes = value.type.count // 2
+        return [self._lanes(value, start, lanes) for start in (0, lanes)]
+
+    def _lanes(self, value, start, count):
+        numbers = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+        return self.builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), numbers)
 
     # values -------------------------------------------------------------------------------------------
     def const(self, value):
@@ -121,15 +135,7 @@ class Emitter:
         lanes = self.lanes
         while lanes > 1:
             lanes //= 2
-            halves = [
-                self.builder.shuffle_vector(
-                    value,
-                    ir.Constant(value.type, ir.Undefined),
-                    ir.Constant(ir.VectorType(I32, lanes), list(range(start, start + lanes))),
-                )
-                for start in (0, lanes)
-            ]
-            value = combine(*halves)
+            value = combine(*self.halves(value))
         return self.builder.extract_element(value, ir.Constant(I32, 0))
 
     def variable(self, value):

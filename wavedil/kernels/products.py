@@ -8,9 +8,10 @@ Two products do all the work of a convolution, forward and backward (W is the wi
 ``C[(k, i), :] += sum_r A[r + k tap, i] B[r, :]``
     The *column product*: the weight gradient, a sum over time.
 
-Each is a tile of ``host.tile_rows()`` x 2 vectors of accumulators that live in registers from the first term
-to the last (6 x 16 floats on AVX2). A step of the inner loop loads two vectors of B, and broadcasts one element of
-every row of A against them: 12 fused multiply-adds for 8 loads, so the loop is bound by arithmetic. The tiles of a
+Each is a tile of ``host.tile_rows()`` rows of a panel, whose accumulators live in registers from the first term
+to the last (6 x 16 floats on AVX2, 24 x 16 on AVX-512). A step of the inner loop loads a row of B's panel, and
+broadcasts one element of every row of A against it: on AVX2, 12 fused multiply-adds for 8 loads, so the loop is bound
+by arithmetic. The tiles of a
 product go down the rows first, so that one panel of B stays in the first cache.
 
 How a row product starts and ends is what tells its kinds apart: one that ends in the gate of a WaveNet applies tanh
@@ -54,7 +55,7 @@ from wavedil.kernels.vector import emit_sigmoid, emit_tanh
 Left = namedtuple("Left", "data row panel panels tap taps")
 Left.__doc__ = """Left operand: a View of so many panels, read at ``taps`` positions that lie ``tap`` elements apart."""
 
-TILE = host.tile_rows()
+TILE, COLUMN_TILE = host.tile_rows(), host.column_tile_rows()
 STEP = 4  # inner terms of a row product in a step of its loop; divides every panel's width
 UNROLL = 2  # rows in a step of the column product's loop; whole tiles are a multiple of it
 
@@ -134,9 +135,12 @@ class _Place:
 
 def _row_tile(e, left, b, panel_step, rows, ends):
     """One tile of so many rows, and a panel for each of ``ends``: (views to start from, function that stores it)."""
-    builder = e.builder
+    builder, wide = e.builder, e.registers()
+    parts = e.width // wide.lanes  # registers to a panel's row
     data, row, panel, panels, tap, taps = left
-    sums = [[[e.variable(_start(e, starts, m, v)) for v in range(2)] for m in range(rows)] for starts, _ in ends]
+    sums = [
+        [[e.variable(_start(wide, starts, m, v)) for v in range(parts)] for m in range(rows)] for starts, _ in ends
+    ]
     a = [e.at(data, builder.mul(row, index(m))) for m in range(rows)]
     with e.loop(taps) as k, e.loop(panels) as q, e.loop(index(e.width // STEP)) as step:
         first = builder.mul(step, index(STEP))
@@ -145,14 +149,15 @@ def _row_tile(e, left, b, panel_step, rows, ends):
         b_here = e.at(b, builder.mul(inner, index(e.width)))
         b_panels = [e.at(b_here, builder.mul(panel_step, index(p))) for p in range(len(ends))]
         for j in range(STEP):
-            b_vectors = [[e.load(e.at(b, j * e.width + v * e.lanes)) for v in range(2)] for b in b_panels]
+            b_vectors = [[wide.load(e.at(b, j * e.width + v * wide.lanes)) for v in range(parts)] for b in b_panels]
             for m in range(rows):
-                x = e.broadcast(e.at(a[m], offset, j))
+                x = wide.broadcast(e.at(a[m], offset, j))
                 for vectors, panel_sums in zip(b_vectors, sums, strict=True):
-                    for v in range(2):
-                        e.set(panel_sums[m][v], e.fma(x, vectors[v], e.get(panel_sums[m][v])))
+                    for v in range(parts):
+                        e.set(panel_sums[m][v], wide.fma(x, vectors[v], e.get(panel_sums[m][v])))
     for (_, finish), panel_sums in zip(ends, sums, strict=True):
-        finish([[e.get(slot) for slot in slots] for slots in panel_sums])
+        values = [[e.get(slot) for slot in slots] for slots in panel_sums]
+        finish(values if parts == 2 else [e.halves(value) for (value,) in values])
 
 
 def _start(e, views, m, v):
@@ -164,13 +169,13 @@ def _start(e, views, m, v):
     return e.const(0.0) if value is None else value
 
 
-def _fours(builder, rows):
+def _fours(builder, rows, tile):
     """How many tiles of four rows leave a multiple of the tile's rows, or as little else as can be.
 
-    The rest of whole tiles is 0, 4 or 8 for tiles of 4 or 12 rows; for 6 rows a rest of 2 or 3 takes two of them.
+    The rest of whole tiles is a multiple of 4 but for tiles of 6 rows, where a rest of 2 or 3 takes two of them.
     """
-    rest = builder.srem(rows, index(TILE))
-    if TILE != 6:
+    rest = builder.srem(rows, index(tile))
+    if tile != 6:
         return builder.sdiv(rest, index(4))
     two = builder.and_(builder.icmp_signed("==", builder.and_(rest, index(6)), index(2)),
                        builder.icmp_signed(">=", rows, index(8)))  # fmt: skip
@@ -206,7 +211,7 @@ def _row_product(name, kind, extras, panels_each=1, few=False):
                 tile(p, builder.mul(m, index(TILE)), TILE, 1)
             return
         # Whole tiles and tiles of four rows together, so that a panel of weights is read once; then what is left.
-        fours = _fours(builder, rows)
+        fours = _fours(builder, rows, TILE)
         high = builder.sdiv(builder.sub(rows, builder.mul(fours, index(4))), index(TILE))
         with e.loop(panels) as p:
             with e.loop(high) as m:
@@ -344,7 +349,8 @@ few_row_product_gate = _row_product("few_row_product_gate", _gate, 3, panels_eac
 # the column product ---------------------------------------------------------------------------------------------------
 def _column_tile(e, left, first, b, count, c, tile_rows):
     """c[m, :] += sum_r A[r, first + m] B[r, :] for m < tile_rows; c is row-major and W wide."""
-    builder = e.builder
+    builder, wide = e.builder, e.registers()
+    parts = e.width // wide.lanes
     data, row, panel, panels, tap, _ = left
     b_data, b_row, _ = b
     a = []
@@ -353,20 +359,20 @@ def _column_tile(e, left, first, b, count, c, tile_rows):
         q, w = builder.sdiv(column, index(e.width)), builder.srem(column, index(e.width))
         k, q = builder.sdiv(q, panels), builder.srem(q, panels)
         a.append(e.at(data, builder.mul(k, tap), builder.mul(q, panel), w))
-    targets = [[e.at(c, m * e.width + v * e.lanes) for v in range(2)] for m in range(tile_rows)]
-    sums = [[e.variable(e.load(pointer)) for pointer in pair] for pair in targets]
+    targets = [[e.at(c, m * e.width + v * wide.lanes) for v in range(parts)] for m in range(tile_rows)]
+    sums = [[e.variable(wide.load(pointer)) for pointer in pointers] for pointers in targets]
     with e.loop(builder.sdiv(count, index(UNROLL))) as step:
         for u in range(UNROLL):
             r = builder.add(builder.mul(step, index(UNROLL)), index(u))
             a_offset, b_here = builder.mul(r, row), e.at(b_data, builder.mul(r, b_row))
-            b_vectors = [e.load(e.at(b_here, v * e.lanes)) for v in range(2)]
+            b_vectors = [wide.load(e.at(b_here, v * wide.lanes)) for v in range(parts)]
             for m in range(tile_rows):
-                x = e.broadcast(e.at(a[m], a_offset))
-                for v in range(2):
-                    e.set(sums[m][v], e.fma(x, b_vectors[v], e.get(sums[m][v])))
-    for pair, slots in zip(targets, sums, strict=True):
-        for pointer, slot in zip(pair, slots, strict=True):
-            e.store(e.get(slot), pointer)
+                x = wide.broadcast(e.at(a[m], a_offset))
+                for v in range(parts):
+                    e.set(sums[m][v], wide.fma(x, b_vectors[v], e.get(sums[m][v])))
+    for pointers, slots in zip(targets, sums, strict=True):
+        for pointer, slot in zip(pointers, slots, strict=True):
+            wide.store(e.get(slot), pointer)
 
 
 @intrinsic
@@ -381,12 +387,13 @@ def column_product(typing, left, b, rows, panels, target):
         builder = e.builder
         left, (b_data, b_row, b_panel) = fields(builder, left), fields(builder, b)
         total = builder.mul(builder.mul(left[3], left[5]), index(e.width))  # rows of the target
-        fours = _fours(builder, total)  # nothing is left over: widths are multiples of four
+        fours = _fours(builder, total, COLUMN_TILE)  # nothing is left over: widths are multiples of four
         whole = builder.sub(total, builder.mul(fours, index(4)))
         with e.loop(panels) as p:
             c_here = e.at(c, builder.mul(p, builder.mul(total, index(e.width))))
             b_here = e.at(b_data, builder.mul(p, b_panel)), b_row, b_panel
-            for begin, count, size in ((index(0), builder.sdiv(whole, index(TILE)), TILE), (whole, fours, 4)):
+            tiles = builder.sdiv(whole, index(COLUMN_TILE))
+            for begin, count, size in ((index(0), tiles, COLUMN_TILE), (whole, fours, 4)):
                 with e.loop(count) as t:
                     m = builder.add(begin, builder.mul(t, index(size)))
                     _column_tile(e, left, m, b_here, rows, e.at(c_here, builder.mul(m, index(e.width))), size)
