@@ -27,3 +27,7 @@ class CheckpointError(WavedilError, ValueError):
 
 class DivergedError(WavedilError, ArithmeticError):
     """A loss, gradient or logit is no longer finite."""
+
+
+class OutOfMemoryError(WavedilError, MemoryError):
+    """A device has not enough memory."""

@@ -13,13 +13,13 @@ class Workspace:
         self._arrays = {}
         self._values = {}
 
-    def array(self, name, shape, dtype):
-        """The array of that name; a new one only if the shape or dtype changed."""
+    def array(self, name, shape, dtype, make=aligned_zeros):
+        """The array of that name; a new one, by ``make``, only if the shape or dtype changed."""
         shape = tuple(int(n) for n in shape)
         held = self._arrays.get(name)
         if held is None or held.shape != shape or held.dtype != dtype:
             self._arrays[name] = None  # let go of the old one first
-            held = self._arrays[name] = aligned_zeros(shape, dtype)
+            held = self._arrays[name] = make(shape, dtype)
         return held
 
     def hold(self, name, value):

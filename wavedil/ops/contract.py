@@ -29,8 +29,11 @@ def _module(family, name):
     return importlib.import_module(f"wavedil.ops.{family}.{name}")
 
 
-def backend(where, name, like):
-    """The backend's module: the one named, or by the type of the array ``like`` (NumPy: cpu, device array: cuda)."""
+def backend(where, name, like, **others):
+    """The backend's module: the one named, or by the type of the array ``like`` (NumPy: cpu, device array: cuda).
+
+    ``others`` are the arrays that must lie where ``like`` does; None is let pass.
+    """
     family = where.split(".")[0]
     if name is None:
         name = "cuda" if is_device_array(like) else "cpu"
@@ -39,6 +42,10 @@ def backend(where, name, like):
         raise ConfigError(f"{where}: backend must be one of {known} (what {family} has so far), got {name!r}")
     if name != "cuda" and is_device_array(like):
         raise ConfigError(f"{where}: backend {name!r} needs NumPy arrays, got a device array")
+    if name == "cuda" and not is_device_array(like):
+        raise DTypeError(f"{where}: backend 'cuda' needs arrays on a device, got a NumPy array")
+    for other, array in others.items():
+        same_place(where, other, array, like)
     if name == "cpu" and like.dtype not in (np.float32, np.float64):
         raise DTypeError(f"{where}: backend 'cpu' computes in float32 or float64, got {like.dtype}")
     return _module(family, name)
@@ -46,6 +53,27 @@ def backend(where, name, like):
 
 def is_device_array(value):
     return hasattr(value, "__cuda_array_interface__")
+
+
+def same_place(where, name, array, like):
+    """Check that an array lies where another does: in the host's memory or on the same device."""
+    if array is not None and place(array) != place(like):
+        raise DTypeError(f"{where}: {name} must be in {place(like)} as the others are, got one in {place(array)}")
+
+
+def place(array):
+    """Where a checked array lies, for an error's text."""
+    return f"the memory of {array.device}" if is_device_array(array) else "the host's memory (NumPy)"
+
+
+def _device_array(where, name, value):
+    """The `cuda_device.Array` of any library's device array; the same memory."""
+    from wavedil.kernels import cuda_device
+
+    try:
+        return cuda_device.array(value)
+    except ShapeError as error:
+        raise ShapeError(f"{where}: {name} {error}") from None
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
@@ -73,8 +101,8 @@ def integers(where, name, value, shape):
 
 def _array(where, name, value, shape, dtype, like, kinds, wanted):
     if is_device_array(value):
-        return value
-    if not isinstance(value, np.ndarray):
+        value = _device_array(where, name, value)
+    elif not isinstance(value, np.ndarray):
         raise DTypeError(f"{where}: {name} must be {wanted}, got {type(value).__name__}")
     if value.dtype.kind not in kinds or not value.dtype.isnative:
         raise DTypeError(f"{where}: {name} must be {wanted}, got {value.dtype}")
@@ -82,11 +110,12 @@ def _array(where, name, value, shape, dtype, like, kinds, wanted):
         raise ShapeError(f"{where}: {name} must be {spell(shape)}, got {value.shape}")
     if dtype is not None and value.dtype != dtype:
         raise DTypeError(f"{where}: {name} must be {np.dtype(dtype)} as {like} is, got {value.dtype}")
-    return np.require(value, requirements="CA")
+    return value if is_device_array(value) else np.require(value, requirements="CA")
 
 
 def in_range(where, name, codes, classes):
-    """Check that codes lie in [0, classes)."""
+    """Check that codes lie in [0, classes). Those on a device are copied to the host for it, which waits."""
+    codes = codes.to_host() if is_device_array(codes) else codes
     low, high = codes.min(), codes.max()
     if low < 0 or high >= classes:
         raise ShapeError(f"{where}: {name} must lie in [0, {classes}), got {low if low < 0 else high}")
@@ -111,24 +140,51 @@ def threads(where, value):
 
 
 # ---- outputs ---------------------------------------------------------------------------------------------------------
-def empty(workspace, key, shape, dtype):
-    """An array to fill: fresh, or the workspace's own for this key (its old content is garbage)."""
+def empty(workspace, key, shape, dtype, like=None):
+    """An array to fill: fresh, or the workspace's own for this key (its old content is garbage), where ``like`` is."""
+    if is_device_array(like):
+        from wavedil.kernels.cuda_device import scratch
+
+        return scratch(workspace, like.engine)(key, shape, dtype)
     return np.empty(shape, dtype) if workspace is None else workspace.array(key, shape, dtype)
 
 
 def output(where, name, out, shape, dtype, workspace, inputs=()):
-    """``out`` after checks, or an array to fill."""
+    """``out`` after checks, or an array to fill, where the first of the inputs is."""
+    like = inputs[0][1] if inputs else None
     if out is None:
-        return empty(workspace, f"{where}.{name}", shape, dtype)
-    target(where, name, out, shape, dtype)
+        return empty(workspace, f"{where}.{name}", shape, dtype, like)
+    out = target(where, name, out, shape, dtype, like)
     for other, array in inputs:
-        if array is not None and np.may_share_memory(out, array):
+        if array is not None and _overlap(out, array):
             raise ShapeError(f"{where}: {name} must not share memory with {other}, got overlapping arrays")
     return out
 
 
-def target(where, name, array, shape, dtype):
-    """Check an array that will be written to."""
+def _overlap(a, b):
+    if is_device_array(a) and is_device_array(b):
+        begins = [x.__cuda_array_interface__["data"][0] for x in (a, b)]
+        return begins[0] < begins[1] + b.nbytes and begins[1] < begins[0] + a.nbytes
+    return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.may_share_memory(a, b)
+
+
+def zeros(shape, dtype, like):
+    """Zeros where ``like`` is."""
+    return like.engine.zeros(shape, dtype) if is_device_array(like) else np.zeros(shape, dtype)
+
+
+def target(where, name, array, shape, dtype, like=None):
+    """The array, which will be written to, after checks; it must lie where ``like`` does, if given."""
+    if is_device_array(array):
+        array = _device_array(where, name, array)
+        if array.dtype != dtype:
+            raise DTypeError(f"{where}: {name} must be an array of {np.dtype(dtype)}, got {array.dtype}")
+        if array.shape != tuple(shape):
+            raise ShapeError(f"{where}: {name} must be {spell(shape)}, got {array.shape}")
+    if like is not None and isinstance(array, np.ndarray) or is_device_array(array):
+        same_place(where, name, array, np.empty(0) if like is None else like)
+    if is_device_array(array):
+        return array
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         raise DTypeError(
             f"{where}: {name} must be an array of {np.dtype(dtype)}, got {getattr(array, 'dtype', array)!r}"
@@ -137,6 +193,12 @@ def target(where, name, array, shape, dtype):
         raise ShapeError(f"{where}: {name} must be {spell(shape)}, got {array.shape}")
     if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
         raise ShapeError(f"{where}: {name} must be C-contiguous and writeable, got strides {array.strides}")
+    return array
+
+
+def number(array):
+    """The only element of an array, as a float."""
+    return float((array.to_host() if is_device_array(array) else array)[0])
 
 
 class Gradients:
@@ -157,9 +219,11 @@ class Gradients:
         Names of the gradients that the kernel overwrites.
     dtype, into, needs, workspace
         As in the op's backward.
+    like : array, optional
+        Where the gradients lie.
     """
 
-    def __init__(self, where, grads, shapes, activations, dtype, into, needs, workspace):
+    def __init__(self, where, grads, shapes, activations, dtype, into, needs, workspace, like=None):
         if into is not None and not isinstance(into, grads):
             raise ConfigError(
                 f"{where}: into must be a {grads.__module__.split('.')[-1]}.Grads, got {type(into).__name__}"
@@ -179,7 +243,7 @@ class Gradients:
             if old is not None and shape is None:
                 raise ConfigError(f"{where}: into.{name} is given, but forward had no such input")
             if old is not None:
-                target(where, f"into.{name}", old, shape, dtype)
+                old = target(where, f"into.{name}", old, shape, dtype, like)
             given[name] = old
             filled[name] = None
             if not wanted:
@@ -187,7 +251,7 @@ class Gradients:
             if old is not None and name not in activations:
                 filled[name] = old
                 continue
-            filled[name] = empty(workspace, f"{where}.{name}", shape, dtype)
+            filled[name] = empty(workspace, f"{where}.{name}", shape, dtype, like)
             if old is not None:
                 self._added.append((old, filled[name]))
             else:

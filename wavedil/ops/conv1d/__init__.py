@@ -109,7 +109,7 @@ def forward(
             f"{where}: x must have at least {x.shape[1] + 1 - rows} rows for padding {padding!r}, kernel "
             f"{w.shape[0]} and dilation {dilation}, got {x.shape[1]}"
         )
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, w=w, b=b)
     shape = (x.shape[0], rows, w.shape[2])
     y = contract.output(where, "out", out, shape, x.dtype, workspace, [("x", x), ("w", w), ("b", b)])
     kernels.forward(y, x, w, b, dilation, (left, right), groups, workspace=workspace, threads=threads)
@@ -150,9 +150,9 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     x, w = saved.x, saved.w
     rows = x.shape[1] + sum(saved.padding) - (w.shape[0] - 1) * saved.dilation
     dy = contract.floats(where, "dy", dy, (x.shape[0], rows, w.shape[2]), x.dtype)
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.x": x, "saved.w": w})
     shapes = {"x": x.shape, "w": w.shape, "b": w.shape[2:] if saved.bias else None}
-    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace)
+    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
     return grads.finish()
 
@@ -177,7 +177,8 @@ def init_state(batch, w, *, dilation=1, groups=1):
         for name, value in (("batch", batch), ("dilation", dilation), ("groups", groups))
     )
     w = contract.floats(where, "w", w, ("K", "C // groups", "N"))
-    return State(np.zeros((batch, (w.shape[0] - 1) * dilation, w.shape[1] * groups), w.dtype), np.zeros(1, np.int64))
+    history = (batch, (w.shape[0] - 1) * dilation, w.shape[1] * groups)
+    return State(contract.zeros(history, w.dtype, w), np.zeros(1, np.int64))
 
 
 def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None, backend=None):
@@ -205,9 +206,9 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
     where = "conv1d.step"
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     history = (x.shape[0], (w.shape[0] - 1) * dilation, x.shape[2])
-    contract.target(where, "state.history", state.history, history, x.dtype)
+    contract.target(where, "state.history", state.history, history, x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, w=w, b=b)
     y = contract.output(
         where, "out", out, (*x.shape[:2], w.shape[2]), x.dtype, workspace, [("x", x), ("w", w), ("b", b)]
     )

@@ -84,13 +84,13 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     if b is not None:
         b = contract.floats(where, "b", b, (w.shape[1],), x.dtype)
     targets = contract.integers(where, "targets", targets, x.shape[:2])
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, w=w, b=b, targets=targets)
     contract.in_range(where, "targets", targets, w.shape[1])
-    shares = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)
+    shares = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype, x)
     _shares(where, weights, shares)
-    loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64)
+    loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64, x)
     kernels.forward(loss, x, w, b, targets, shares, workspace=workspace, threads=threads)
-    return float(loss[0]), Saved(x, w, b, targets, shares)
+    return contract.number(loss), Saved(x, w, b, targets, shares)
 
 
 def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
@@ -130,13 +130,20 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
         raise DTypeError(f"{where}: dy must be a number, got {type(dy).__name__}") from None
     kernels = contract.backend(where, backend, saved.x)
     shapes = {"x": saved.x.shape, "w": saved.w.shape, "b": None if saved.b is None else saved.b.shape}
-    grads = contract.Gradients(where, Grads, shapes, ("x",), saved.x.dtype, into, needs, workspace)
+    grads = contract.Gradients(where, Grads, shapes, ("x",), saved.x.dtype, into, needs, workspace, saved.x)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
     return grads.finish()
 
 
 def _shares(where, weights, out):
     """Fill ``out`` with the weights divided by their sum."""
+    if contract.is_device_array(out):  # on the host, which waits for weights that lie on a device
+        shares = np.empty(out.shape, out.dtype)
+        if contract.is_device_array(weights):
+            weights = contract.floats(where, "weights", weights, out.shape, out.dtype).to_host()
+        _shares(where, weights, shares)
+        out.set(shares)
+        return
     if weights is None:
         out.fill(1 / out.size)
         return

@@ -76,7 +76,7 @@ def forward(codes, table, *, out=None, workspace=None, backend=None, threads=Non
     threads = contract.threads(where, threads)
     table = contract.floats(where, "table", table, ("Q", "R"))
     codes = contract.integers(where, "codes", codes, None)
-    kernels = contract.backend(where, backend, table)
+    kernels = contract.backend(where, backend, table, codes=codes)
     if codes.ndim == 0 or codes.size == 0:
         raise ShapeError(f"{where}: codes must have at least one axis and one code, got {codes.shape}")
     contract.in_range(where, "codes", codes, table.shape[0])
@@ -114,8 +114,8 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     where = "embedding.backward"
     threads = contract.threads(where, threads)
     dy = contract.floats(where, "dy", dy, (*saved.codes.shape, saved.channels), saved.dtype, like="table")
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.codes": saved.codes})
     shapes = {"table": (saved.classes, saved.channels)}
-    grads = contract.Gradients(where, Grads, shapes, (), saved.dtype, into, needs, workspace)
+    grads = contract.Gradients(where, Grads, shapes, (), saved.dtype, into, needs, workspace, dy)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
     return grads.finish()

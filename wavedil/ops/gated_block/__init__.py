@@ -153,11 +153,11 @@ def forward(
         dilation,
     )
     x, conv_weight, _, residual_weight, _, skip_weight, _, condition, condition_weight = arrays
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, **dict(zip(Grads._fields, arrays, strict=True)))
     y = _outputs(where, out, arrays, workspace)
     gate = (*x.shape[:2], residual_weight.shape[0])
-    tanh = contract.empty(workspace, f"{where}.tanh", gate, x.dtype)
-    sigmoid = contract.empty(workspace, f"{where}.sigmoid", gate, x.dtype)
+    tanh = contract.empty(workspace, f"{where}.tanh", gate, x.dtype, x)
+    sigmoid = contract.empty(workspace, f"{where}.sigmoid", gate, x.dtype, x)
     kernels.forward(y, tanh, sigmoid, *arrays, dilation, workspace=workspace, threads=threads)
     biases = tuple(a is not None for a in arrays[2:7:2])
     return y, Saved(
@@ -204,7 +204,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
         dh = contract.floats(where, "dh", dh, x.shape, dtype)
     if dskip is not None:
         dskip = contract.floats(where, "dskip", dskip, (*x.shape[:2], saved.skip_weight.shape[1]), dtype)
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, dh=dh, dskip=dskip)
     conv_bias, residual_bias, skip_bias = saved.biases
     shapes = {
         "x": x.shape,
@@ -217,7 +217,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
         "condition": None if saved.condition is None else saved.condition.shape,
         "condition_weight": None if saved.condition is None else saved.condition_weight.shape,
     }
-    grads = contract.Gradients(where, Grads, shapes, ("x", "condition"), dtype, into, needs, workspace)
+    grads = contract.Gradients(where, Grads, shapes, ("x", "condition"), dtype, into, needs, workspace, x)
     kernels.backward(grads.targets, Outputs(dh, dskip), saved, workspace=workspace, threads=threads)
     return grads.finish()
 
@@ -239,7 +239,8 @@ def init_state(batch, conv_weight, *, dilation=1):
     where = "gated_block.init_state"
     batch, dilation = contract.whole(where, "batch", batch), contract.whole(where, "dilation", dilation)
     w = contract.floats(where, "conv_weight", conv_weight, ("K", "R", "2D"))
-    return State(np.zeros((batch, (w.shape[0] - 1) * dilation, w.shape[1]), w.dtype), np.zeros(1, np.int64))
+    history = (batch, (w.shape[0] - 1) * dilation, w.shape[1])
+    return State(contract.zeros(history, w.dtype, w), np.zeros(1, np.int64))
 
 
 def step(
@@ -300,9 +301,9 @@ def step(
     )
     x = arrays[0]
     history = (x.shape[0], (arrays[1].shape[0] - 1) * dilation, x.shape[2])
-    contract.target(where, "state.history", state.history, history, x.dtype)
+    contract.target(where, "state.history", state.history, history, x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, **dict(zip(Grads._fields, arrays, strict=True)))
     y = _outputs(where, out, arrays, workspace)
     kernels.step(y, state, *arrays, dilation, workspace=workspace)
     return y

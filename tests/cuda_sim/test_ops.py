@@ -1,0 +1,105 @@
+"""Every family's cases in the simulator, with tiny blocks, so that small cases already need many of them.
+
+A simulated thread is a Python thread, so only cases of few operations run here; all of them run as executed PTX.
+"""
+
+import numpy as np
+import pytest
+from helpers import device
+from helpers import ops as h
+
+from wavedil import errors, ops
+from wavedil.kernels import cuda_device
+
+SMALL = {
+    "conv1d": ("one-sample", "time-below-dilation", "pad-right-only", "valid-one-row", "pads-wider-than-taps",
+               "groups-2", "depthwise-1"),
+}  # fmt: skip
+CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() if f not in ops.NOT_YET_ON_CUDA for name in names]
+DTYPES = ("float32", "float64")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("family", "case"), CASES, ids=str)
+def test_parity(family, case, dtype):
+    device.check_parity(family, case, dtype)
+
+
+@pytest.mark.parametrize(("family", "case"), [c for c in CASES if "steps" in h.cases(c[0]).SUITES], ids=str)
+def test_steps(family, case):
+    time = case.sizes["time"]
+    if h.streamed(family, case) and time > 1:
+        device.check_steps(family, case, "float64", [1, time - 1])
+
+
+def test_simulated():
+    assert cuda_device.SIMULATED
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+X, W = np.ones((1, 4, 2), np.float32), np.ones((2, 2, 3), np.float32)
+
+
+class Foreign:
+    """Another library's device array."""
+
+    def __init__(self, array, device=0):
+        self.array, self.device = array, type("Device", (), {"id": device})()
+
+    @property
+    def __cuda_array_interface__(self):
+        return {"version": 3} | {k: self.array.__array_interface__[k] for k in ("shape", "typestr", "data", "strides")}
+
+
+def test_another_librarys_arrays_are_taken_without_a_copy():
+    x, w, out = X.copy(), W.copy(), np.zeros((1, 4, 3), np.float32)
+    y, _ = ops.conv1d.forward(Foreign(x), Foreign(w), out=Foreign(out))
+    expected, _ = ops.conv1d.forward(X, W, backend="reference")
+    assert np.array_equal(out, expected) and np.array_equal(y.to_host(), expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (errors.DTypeError, "w must be in the memory of cuda:0 as the others are, got one in the host's memory",
+         lambda d: dict(x=d(X), w=W)),
+        (errors.DTypeError, "w must be in the host's memory (NumPy) as the others are, got one in the memory of cuda:0",
+         lambda d: dict(x=X, w=d(W))),
+        (errors.DTypeError, "w must be float32 as x is, got float64", lambda d: dict(x=d(X), w=d(W.astype(float)))),
+        (errors.DTypeError, "x must be an array of floats, got int64", lambda d: dict(x=d(X.astype(int)), w=d(W))),
+        (errors.ShapeError, "x must be contiguous, got strides", lambda d: dict(x=Foreign(X[:, ::2]), w=d(W))),
+        (errors.ShapeError, "x must be (B, T, 2), got (4, 2)", lambda d: dict(x=d(X[0]), w=d(W))),
+        (errors.DTypeError, "backend 'cuda' needs arrays on a device, got a NumPy array",
+         lambda d: dict(x=X, w=W, backend="cuda")),
+        (errors.ConfigError, "backend 'reference' needs NumPy arrays, got a device array",
+         lambda d: dict(x=d(X), w=d(W), backend="reference")),
+        (errors.DTypeError, "out must be in the memory of cuda:0 as the others are, got one in the host's memory",
+         lambda d: dict(x=d(X), w=d(W), out=np.zeros((1, 4, 3), np.float32))),
+        (errors.ConfigError, "device 'cuda:1': the simulator has one device",
+         lambda d: dict(x=d(X), w=Foreign(W, device=1))),
+    ],
+)  # fmt: skip
+def test_bad_arrays(error, message, arguments):
+    with pytest.raises(error) as caught:
+        ops.conv1d.forward(**arguments(cuda_device.array))
+    assert message in str(caught.value)
+
+
+def test_arrays_on_two_devices():
+    class Other(cuda_device.HostEngine):
+        name = "cuda:1"
+
+    x = cuda_device.array(X)
+    with pytest.raises(errors.DTypeError, match="w must be in the memory of cuda:0 as the others are, .* of cuda:1"):
+        ops.conv1d.forward(x, Other().array(W))
+
+
+def test_out_of_memory_says_how_much():
+    with cuda_device.use(cuda_device.HostEngine(limit=1000)):
+        with pytest.raises(errors.OutOfMemoryError, match="an array of 4,000 bytes does not fit: 1,000 of 1,000"):
+            cuda_device.array(np.zeros(1000, np.float32))
+
+
+def test_numpy_does_not_take_device_arrays_silently():
+    with pytest.raises(TypeError, match="to_host"):
+        np.asarray(cuda_device.array(X))

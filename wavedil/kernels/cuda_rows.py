@@ -1,0 +1,86 @@
+"""Small CUDA kernels that several families share: sums of two arrays, and the past of a stream."""
+
+import functools
+
+import numpy as np
+from numba import cuda, int64, uint64
+
+from wavedil.kernels.cuda_device import Kernel, threads_or
+from wavedil.kernels.cuda_tiles import reals
+
+
+@functools.cache
+def _add(dtype, threads):
+    _, array = reals(dtype)
+
+    def kernel(a, b, count):
+        """a += b; a thread has one element at a time."""
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            a[uint64(i)] += b[uint64(i)]
+
+    return Kernel(f"add.{dtype}", kernel, (array, array, int64), threads)
+
+
+@functools.cache
+def _unroll(dtype, threads):
+    _, array = reals(dtype)
+
+    def kernel(out, history, x, batch, span, rows, channels, position):
+        """out (B, span + T, C) =: the past in its order, then x; a thread has one element at a time."""
+        for i in range(cuda.grid(1), batch * (span + rows) * channels, cuda.gridsize(1)):
+            c, t, b = i % channels, i // channels % (span + rows), i // (channels * (span + rows))
+            if t < span:
+                slot = (position + t) % span
+                out[uint64(i)] = history[uint64((b * span + slot) * channels + c)]
+            else:
+                out[uint64(i)] = x[uint64((b * rows + t - span) * channels + c)]
+
+    return Kernel(f"unroll.{dtype}", kernel, (array,) * 3 + (int64,) * 5, threads)
+
+
+@functools.cache
+def _remember(dtype, threads):
+    _, array = reals(dtype)
+
+    def kernel(history, x, batch, span, rows, channels, position):
+        """history (a ring) =: the latest rows of x; a thread has one element at a time."""
+        kept = min(span, rows)
+        for i in range(cuda.grid(1), batch * kept * channels, cuda.gridsize(1)):
+            c, b = i % channels, i // (channels * kept)
+            t = rows - kept + i // channels % kept
+            slot = (position + t) % span
+            history[uint64((b * span + slot) * channels + c)] = x[uint64((b * rows + t) * channels + c)]
+
+    return Kernel(f"remember.{dtype}", kernel, (array,) * 2 + (int64,) * 5, threads)
+
+
+def blocks_for(kernel, count):
+    """Blocks for so many elements, one a thread."""
+    return -(-count // kernel.threads)
+
+
+def add(a, b):
+    """a += b"""
+    kernel = _add(a.dtype, threads_or(256))
+    kernel(blocks_for(kernel, a.size), a, b, a.size)
+
+
+def unroll(out, history, x, position):
+    """out (B, span + T, C) = the rows of the ring ``history (B, span, C)``, oldest first, and those of x."""
+    kernel = _unroll(x.dtype, threads_or(256))
+    (batch, span, channels), rows = history.shape, x.shape[1]
+    kernel(blocks_for(kernel, out.size), out, history, x, batch, span, rows, channels, position)
+
+
+def remember(history, x, position):
+    """Put the latest rows of x into the ring, whose oldest row is at ``position``."""
+    batch, span, channels = history.shape
+    if span:
+        kernel = _remember(x.dtype, threads_or(256))
+        kernel(blocks_for(kernel, x.size), history, x, batch, span, x.shape[1], channels, position)
+
+
+def kernels(dtype):
+    """All kernels of this module."""
+    dtype = np.dtype(dtype)
+    return tuple(make(dtype, threads_or(256)) for make in (_add, _unroll, _remember))

@@ -1,0 +1,434 @@
+"""Matrix products on CUDA: one register tile, with what it reads and what it does at the end chosen when it compiles.
+
+A block of threads computes a tile of the result. For a few inner indices at a time (``Tile.depth``) it copies the two
+factors into shared memory, both with the inner index first, so that each thread reads its rows and columns as
+16-byte vectors and multiplies them into registers. The order of every sum depends on the shape alone.
+
+`row_product`      y[b, t, n] = end(bias[n] + sum over taps k, channels c of left(a)[b, t + shift + k dilation, c] w[k, c, n])
+`column_product`   sums[k, c, n] = sum over rows t of left(a)[b, t + shift + k dilation, c] g[b, t, n], slab by slab
+`sum_slabs`        out += the slabs, in their order
+
+Rows outside of an item count as zeros: that is the padding of a convolution.
+"""
+
+import functools
+import math
+
+import numpy as np
+from numba import cuda, float32, float64, int64, types, uint32, uint64
+
+from wavedil.kernels.cuda_device import SIMULATED, Kernel, Tile, threads_or, tile_or
+
+# Chosen by what ptxas reports for compute capability 8.0 and 9.0: the largest tiles that leave room for the addresses
+# without spilling (8 x 8 results of float32 take 1.5 times the registers and only fill wide networks; 64 columns fit the
+# gates of 32 channels exactly). 128 threads a block let several blocks share a multiprocessor, which hides their loads.
+ROW_TILES = {"float32": Tile(64, 64, 16, 8, 4), "float64": Tile(64, 32, 16, 4, 4)}
+# 32 rows: a tap of 32 channels fills the tile, and one of 64 two of them.
+COLUMN_TILES = {"float32": Tile(32, 64, 16, 4, 4), "float64": Tile(32, 64, 16, 4, 4)}
+REALS = {"float32": float32, "float64": float64}
+SLABS = 64  # of a sum over rows, about: enough blocks for a GPU, few enough to add up quickly
+
+
+def reals(dtype):
+    """The types of a number and of an array of them."""
+    real = REALS[np.dtype(dtype).name]
+    return real, types.Array(real, 1, "C")
+
+
+def parts(dtype, tile):
+    """The product of two shared tiles into a thread's registers, and the steps between their inner indices."""
+    real, _ = reals(dtype)
+    pad = 16 // np.dtype(dtype).itemsize  # so that the threads that write a column do not all meet in one bank
+    left_step, right_step = tile.rows + pad, tile.columns + pad
+    depth, rows, columns = tile.depth, tile.down, tile.across
+
+    @cuda.jit(device=True)
+    def multiply(results, lefts, rights, first_row, first_column):
+        """results += ; unsigned indices, because a signed one would be checked for wrap-around."""
+        for i in range(depth):
+            for r in range(rows):
+                for c in range(columns):
+                    results[r * columns + c] += (
+                        lefts[uint32(i * left_step + first_row + r)] * rights[uint32(i * right_step + first_column + c)]
+                    )
+
+    return multiply, left_step, right_step
+
+
+def left_value(left):
+    """What a product reads of its left factor: ``left(a)`` of the module's equations."""
+    product, relu = left == "product", left == "relu"
+
+    @cuda.jit(device=True)
+    def value(a, a2, at):
+        found = a[at]
+        if product:
+            found = found * a2[at]
+        if relu:
+            found = max(found, found - found)  # a zero of the same type; NaN stays NaN
+        return found
+
+    return value
+
+
+# ---- row product -----------------------------------------------------------------------------------------------------
+LEFTS = ("plain", "product", "relu")
+ENDS = ("store", "add", "relu_back", "gate", "gate_back")
+
+
+def row_product(dtype, left="plain", end="store", transposed=False, second=False):
+    """The kernel of `rows`, for a dtype and what it reads and does."""
+    dtype = np.dtype(dtype)
+    return _row_product(dtype, tile_or(ROW_TILES[dtype.name]), left, end, bool(transposed), bool(second))
+
+
+@functools.cache
+def _row_product(dtype, tile, left, end, transposed, second):
+    real, array = reals(dtype)
+    multiply, left_step, right_step = parts(dtype, tile)
+    left_size, right_size = tile.depth * left_step, tile.depth * right_step
+    value = left_value(left)
+    block_rows, block_columns, depth, down, across = tile
+    threads, threads_across, results_count = tile.threads, tile.columns // tile.across, tile.down * tile.across
+    left_count, right_count = block_rows * depth, block_columns * depth
+    zero, one = real(0), real(1)
+    half = real(0.5)
+    gate, gate_back, add, relu_back = end == "gate", end == "gate_back", end == "add", end == "relu_back"
+
+    @cuda.jit(device=True)
+    def load_left(lefts, a, a2, b, first, rows_in, c0, inputs, thread):
+        for e in range(thread, left_count, threads):
+            c, r = e % depth, e // depth
+            row = first + r
+            found = zero
+            if row >= 0 and row < rows_in and c0 + c < inputs:
+                found = value(a, a2, uint64((b * rows_in + row) * inputs + c0 + c))
+            lefts[uint32(c * left_step + r)] = found
+
+    @cuda.jit(device=True)
+    def load_right(rights, w, k, c0, inputs, n0, columns, thread):
+        for e in range(thread, right_count, threads):
+            if transposed:  # neighbours in memory are read by neighbouring threads
+                c, n = e % depth, e // depth
+                at = (k * columns + n0 + n) * inputs + c0 + c
+            else:
+                c, n = e // block_columns, e % block_columns
+                column = n0 + n
+                if gate:  # tanh and sigmoid of a channel side by side, so that one thread has both
+                    column = (column & 1) * (columns >> 1) + (column >> 1)
+                at = (k * inputs + c0 + c) * columns + column
+            found = zero
+            if c0 + c < inputs and n0 + n < columns:
+                found = w[uint64(at)]
+            rights[uint32(c * right_step + n)] = found
+
+    @cuda.jit(device=True)
+    def finish(y, y2, other, other2, row, n, columns, v, v2):
+        at = uint64(row * columns + n)
+        if gate:
+            at = uint64(row * (columns >> 1) + (n >> 1))
+            y[at] = math.tanh(v)
+            y2[at] = half + half * math.tanh(half * v2)
+        elif gate_back:
+            t, s = other[at], other2[at]
+            y[uint64(row * 2 * columns + n)] = v * s * (one - t * t)
+            y[uint64((row * 2 + 1) * columns + n)] = v * t * s * (one - s)
+        elif add:
+            y[at] = v + other[at]
+        elif relu_back:
+            y[at] = v if other[at] > zero else zero
+        else:
+            y[at] = v
+
+    def kernel(
+        y, y2, a, a2, w, more, w_more, bias, other, other2,
+        batch, rows_in, rows, inputs, columns, taps, shift, dilation, more_inputs, bias_step,
+    ):  # fmt: skip
+        """y =: rows of a times w, in tiles; a thread has down x across of the results in registers."""
+        if SIMULATED:  # which does not know of alignment
+            lefts = cuda.shared.array(left_size, real)
+            rights = cuda.shared.array(right_size, real)
+        else:  # so that neighbouring loads become one of 16 bytes
+            lefts = cuda.shared.array(left_size, real, 16)
+            rights = cuda.shared.array(right_size, real, 16)
+        results = cuda.local.array(results_count, real)
+        thread = uint32(cuda.threadIdx.x)
+        first_column, first_row = thread % threads_across * across, thread // threads_across * down
+        row_tiles, column_tiles = (rows + block_rows - 1) // block_rows, (columns + block_columns - 1) // block_columns
+        for piece in range(cuda.blockIdx.x, batch * row_tiles * column_tiles, cuda.gridDim.x):
+            n0 = piece % column_tiles * block_columns
+            t0 = piece // column_tiles % row_tiles * block_rows
+            b = piece // (column_tiles * row_tiles)
+            for i in range(results_count):
+                results[i] = zero
+            for k in range(taps):
+                for c0 in range(0, inputs, depth):
+                    load_left(lefts, a, a2, b, t0 + shift + k * dilation, rows_in, c0, inputs, thread)
+                    load_right(rights, w, k, c0, inputs, n0, columns, thread)
+                    cuda.syncthreads()
+                    multiply(results, lefts, rights, first_row, first_column)
+                    cuda.syncthreads()
+            if second:
+                for c0 in range(0, more_inputs, depth):
+                    load_left(lefts, more, more, b, t0, rows, c0, more_inputs, thread)
+                    load_right(rights, w_more, 0, c0, more_inputs, n0, columns, thread)
+                    cuda.syncthreads()
+                    multiply(results, lefts, rights, first_row, first_column)
+                    cuda.syncthreads()
+            for c in range(across):
+                n = n0 + first_column + c
+                if n < columns:
+                    column = n
+                    if gate:
+                        column = (n & 1) * (columns >> 1) + (n >> 1)
+                    extra = zero
+                    if bias_step >= 0:
+                        extra = bias[uint64(b * bias_step + column)]
+                    for r in range(down):
+                        results[r * across + c] += extra
+            for r in range(down):
+                t = t0 + first_row + r
+                if t < rows:
+                    for c in range(0, across, 2 if gate else 1):
+                        n = n0 + first_column + c
+                        if n < columns:
+                            v = results[r * across + c]
+                            v2 = results[r * across + c + 1] if gate else v
+                            finish(y, y2, other, other2, b * rows + t, n, columns, v, v2)
+
+    name = f"row_product.{left}.{end}{'.transposed' * transposed}{'.second' * second}.{dtype}"
+    signature = (array,) * 10 + (int64,) * 10
+    return Kernel(name, kernel, signature, threads, tile)
+
+
+def rows(
+    y, a, w, *, y2=None, a2=None, more=None, w_more=None, bias=None, bias_step=0, other=None, other2=None,
+    taps=1, shift=0, dilation=1, left="plain", end="store", transposed=False,
+):  # fmt: skip
+    """y =: one `row_product`.
+
+    Parameters
+    ----------
+    y : (B, T, N) array
+        Of a gate: tanh (B, T, N / 2), and ``y2`` the sigmoid. Of "gate_back": (B, T, 2 N).
+    a : (B, T', C) array
+    w : (taps, C, N) array, or (taps, N, C) if transposed; with one tap the first size may be missing
+    a2 : array like a
+        The other factor of left="product".
+    more, w_more : arrays, optional
+        A second product of one tap that is added: rows like those of y.
+    bias : (N,) array, optional
+        Or (B, N) with ``bias_step`` N.
+    other, other2 : arrays like y, optional
+        What end="add" adds, "relu_back" takes the sign of, and tanh and sigmoid of "gate_back".
+    """
+    columns = w.shape[-2] if transposed else w.shape[-1]
+    if taps == 1 and shift == 0 and bias_step == 0 and a.shape[:-1] == y.shape[:-1]:
+        batch, rows_in, rows_out = 1, a.size // a.shape[-1], a.size // a.shape[-1]
+    else:
+        (batch, rows_in), rows_out = a.shape[:2], y.shape[1]
+    kernel = row_product(y.dtype, left, end, transposed, more is not None)
+    tile = kernel.tile
+    work = batch * -(-rows_out // tile.rows) * -(-columns // tile.columns)
+
+    def given(array):
+        return y if array is None else array
+
+    kernel(
+        work, y, given(y2), a, given(a2), w, given(more), given(w_more), given(bias), given(other), given(other2),
+        batch, rows_in, rows_out, a.shape[-1], columns, taps, shift, dilation,
+        0 if more is None else more.shape[-1], -1 if bias is None else bias_step,
+    )  # fmt: skip
+
+
+# ---- column product --------------------------------------------------------------------------------------------------
+COLUMN_LEFTS = ("plain", "product", "relu", "one_hot")
+
+
+def column_product(dtype, left="plain"):
+    """The kernel of `columns`, for a dtype and what it reads."""
+    dtype = np.dtype(dtype)
+    return _column_product(dtype, tile_or(COLUMN_TILES[dtype.name]), left)
+
+
+@functools.cache
+def _column_product(dtype, tile, left):
+    real, array = reals(dtype)
+    multiply, left_step, right_step = parts(dtype, tile)
+    left_size, right_size = tile.depth * left_step, tile.depth * right_step
+    value = left_value(left)
+    block_rows, block_columns, depth, down, across = tile
+    threads, threads_across, results_count = tile.threads, tile.columns // tile.across, tile.down * tile.across
+    left_count, right_count = block_rows * depth, block_columns * depth
+    own_columns = -(-block_columns // threads)  # whose sum a thread takes
+    zero, one = real(0), real(1)
+    one_hot = left == "one_hot"
+
+    @cuda.jit(device=True)
+    def load_left(lefts, a, a2, codes, b, first, count, rows_in, c0, inputs, thread):
+        for e in range(thread, left_count, threads):
+            c, r = e % block_rows, e // block_rows
+            row = first + r
+            found = zero
+            if r < count and row >= 0 and row < rows_in and c0 + c < inputs:
+                if one_hot:
+                    found = one if codes[uint64(b * rows_in + row)] == c0 + c else zero
+                else:
+                    found = value(a, a2, uint64((b * rows_in + row) * inputs + c0 + c))
+            lefts[uint32(r * left_step + c)] = found
+
+    @cuda.jit(device=True)
+    def load_right(rights, g, first, count, n0, columns, thread):
+        for e in range(thread, right_count, threads):
+            n, r = e % block_columns, e // block_columns
+            found = zero
+            if r < count and n0 + n < columns:
+                found = g[uint64((first + r) * columns + n0 + n)]
+            rights[uint32(r * right_step + n)] = found
+
+    def kernel(
+        sums, a, a2, codes, g,
+        batch, rows_in, rows, inputs, columns, taps, shift, dilation, slab_rows, item_slabs,
+    ):  # fmt: skip
+        """sums =: of each slab of rows a's columns times those of g, and in a last row the sums of those of g."""
+        if SIMULATED:  # which does not know of alignment
+            lefts = cuda.shared.array(left_size, real)
+            rights = cuda.shared.array(right_size, real)
+        else:  # so that neighbouring loads become one of 16 bytes
+            lefts = cuda.shared.array(left_size, real, 16)
+            rights = cuda.shared.array(right_size, real, 16)
+        results = cuda.local.array(results_count, real)
+        totals = cuda.local.array(own_columns, real)
+        thread = uint32(cuda.threadIdx.x)
+        first_column, first_row = thread % threads_across * across, thread // threads_across * down
+        row_tiles = (inputs + block_rows - 1) // block_rows
+        column_tiles = (columns + block_columns - 1) // block_columns
+        for piece in range(cuda.blockIdx.x, batch * item_slabs * taps * row_tiles * column_tiles, cuda.gridDim.x):
+            n0 = piece % column_tiles * block_columns
+            c0 = piece // column_tiles % row_tiles * block_rows
+            k = piece // (column_tiles * row_tiles) % taps
+            slab = piece // (column_tiles * row_tiles * taps)
+            b, begin = slab // item_slabs, slab % item_slabs * slab_rows
+            end = min(begin + slab_rows, rows)
+            for i in range(results_count):
+                results[i] = zero
+            for i in range(own_columns):
+                totals[i] = zero
+            for t0 in range(begin, end, depth):
+                load_left(lefts, a, a2, codes, b, t0 + shift + k * dilation, end - t0, rows_in, c0, inputs, thread)
+                load_right(rights, g, b * rows + t0, end - t0, n0, columns, thread)
+                cuda.syncthreads()
+                multiply(results, lefts, rights, first_row, first_column)
+                if k == 0 and c0 == 0:
+                    for i in range(own_columns):
+                        if thread + i * threads < block_columns:
+                            for r in range(depth):
+                                totals[i] += rights[uint32(r * right_step + thread + i * threads)]
+                cuda.syncthreads()
+            base = slab * (taps * inputs + 1)
+            for r in range(down):
+                c = c0 + first_row + r
+                if c < inputs:
+                    for j in range(across):
+                        n = n0 + first_column + j
+                        if n < columns:
+                            sums[uint64((base + k * inputs + c) * columns + n)] = results[r * across + j]
+            if k == 0 and c0 == 0:
+                for i in range(own_columns):
+                    n = n0 + thread + i * threads
+                    if thread + i * threads < block_columns and n < columns:
+                        sums[uint64((base + taps * inputs) * columns + n)] = totals[i]
+
+    signature = (array, array, array, types.Array(int64, 1, "C"), array) + (int64,) * 10
+    return Kernel(f"column_product.{left}.{dtype}", kernel, signature, threads, tile)
+
+
+def sum_slabs(dtype):
+    """The kernel that adds up slabs."""
+    return _sum_slabs(np.dtype(dtype), threads_or(128))
+
+
+@functools.cache
+def _sum_slabs(dtype, threads):
+    real, array = reals(dtype)
+    zero = real(0)
+
+    def kernel(out, sums, groups, count, slabs, step, offset):
+        """out (groups, count) +=: the slabs of each group in their order; a thread has one element at a time."""
+        for i in range(cuda.grid(1), groups * count, cuda.gridsize(1)):
+            group, element = i // count, i % count
+            total = zero
+            for s in range(slabs):
+                total += sums[uint64((group * slabs + s) * step + offset + element)]
+            out[uint64(i)] += total
+
+    return Kernel(f"sum_slabs.{dtype}", kernel, (array, array) + (int64,) * 5, threads)
+
+
+def columns(
+    workspace, dw, db, a, g, *, a2=None, codes=None, inputs=None, taps=1, shift=0, dilation=1, left="plain", groups=1
+):
+    """dw +=, db += (either may be None): one `column_product`, and the sum of its slabs.
+
+    Parameters
+    ----------
+    workspace : callable
+        ``workspace(name, shape, dtype)`` is an array to use meanwhile.
+    dw : (taps, C, N) array
+    db : (N,) array, or (groups, N): the sums of each item's rows, with groups = B
+    a : (B, T', C) array; with left="one_hot" codes (B, T') instead, and ``inputs`` the number of classes
+    g : (B, T, N) array
+    """
+    rows_out, count = g.shape[-2], g.shape[-1]
+    batch = g.size // (rows_out * count)
+    inputs = inputs or a.shape[-1]
+    rows_in = codes.size // batch if codes is not None else a.size // (batch * inputs)
+    kernel = column_product(g.dtype, left)
+    tile = kernel.tile
+    slab_rows, item_slabs = cut_rows(batch, rows_out, tile.depth)
+    size = (taps * inputs + 1) * count
+    sums = workspace(("sums", batch * item_slabs * size), (batch * item_slabs * size,), g.dtype)
+    work = batch * item_slabs * taps * -(-inputs // tile.rows) * -(-count // tile.columns)
+    a = g if a is None else a
+    codes = _no_codes(g.engine) if codes is None else codes
+    kernel(
+        work, sums, a, a if a2 is None else a2, codes, g,
+        batch, rows_in, rows_out, inputs, count, taps, shift, dilation, slab_rows, item_slabs,
+    )  # fmt: skip
+    add_slabs(dw, db, sums, size, count, batch * item_slabs, groups)
+
+
+def cut_rows(batch, rows, depth):
+    """Rows of a slab, and slabs of an item."""
+    slab_rows = max(4 * depth, -(-rows // max(1, SLABS // batch)))
+    return slab_rows, -(-rows // slab_rows)
+
+
+def add_slabs(dw, db, sums, size, count, slabs, groups=1):
+    """dw +=, db +=: slabs of ``size`` elements, the last ``count`` of which are those of db (for each group)."""
+    kernel = sum_slabs(sums.dtype)
+    if dw is not None:
+        kernel(-(-(size - count) // kernel.threads), dw, sums, 1, size - count, slabs, size, 0)
+    if db is not None:
+        work = -(-count * groups // kernel.threads)
+        kernel(work, db, sums, groups, count, slabs // groups, size, size - count)
+
+
+@functools.cache
+def _no_codes(engine):
+    return engine.zeros(1, np.int64)
+
+
+def kernels(dtype):
+    """All kernels of this module: every combination that an op uses."""
+    rows_used = [
+        ("plain", "store", False, False), ("plain", "store", True, False), ("plain", "add", True, False),
+        ("plain", "gate", False, False), ("plain", "gate", False, True), ("product", "store", False, False),
+        ("product", "add", False, False), ("plain", "gate_back", True, False), ("plain", "gate_back", True, True),
+        ("relu", "store", False, False), ("plain", "relu_back", True, False),
+    ]  # fmt: skip
+    return (
+        *(row_product(dtype, *variant) for variant in rows_used),
+        *(column_product(dtype, left) for left in COLUMN_LEFTS),
+        sum_slabs(dtype),
+    )
