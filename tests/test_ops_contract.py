@@ -170,7 +170,7 @@ BAD_CONV1D = [
     (CONFIG, "threads must be at least 1, got 0", dict(threads=0)),
     (CONFIG, "threads must be an integer, got '2'", dict(threads="2")),
     (CONFIG, "backend must be one of 'reference'", dict(backend="fast")),
-    (CONFIG, "backend must be one of 'reference'", dict(backend="cuda")),
+    (DTYPE, "backend 'cuda' needs arrays on a device, got a NumPy array", dict(backend="cuda")),
 ]
 
 

@@ -14,6 +14,9 @@ from wavedil.kernels import cuda_device
 SMALL = {
     "conv1d": ("one-sample", "time-below-dilation", "pad-right-only", "valid-one-row", "pads-wider-than-taps",
                "groups-2", "depthwise-1"),
+    "gated_block": ("one-sample", "time-below-dilation", "local-one-sample"),
+    "embedding": ("one-sample", "short", "speakers"),
+    "cross_entropy": ("one-sample", "one-class", "short"),
 }  # fmt: skip
 CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() if f not in ops.NOT_YET_ON_CUDA for name in names]
 DTYPES = ("float32", "float64")
@@ -30,6 +33,35 @@ def test_steps(family, case):
     time = case.sizes["time"]
     if h.streamed(family, case) and time > 1:
         device.check_steps(family, case, "float64", [1, time - 1])
+
+
+@pytest.mark.parametrize("name", ["sgd-1", "sgd-momentum", "adam-other-betas", "adamw-3"])
+def test_update(name):
+    case = h.case_named("update", name)
+    arrays, gradients = h.cases("update").inputs(case, "float64")
+    on_device = device.to_device(arrays)
+    for step, g in enumerate(gradients[:2], 1):
+        settings = case.sizes["settings"] | ({} if case.sizes["update"] == "sgd" else {"step": step})
+        call = getattr(ops.update, case.sizes["update"])
+        call(grads=g, **arrays, **settings, backend="reference")
+        call(grads=cuda_device.array(g), **on_device, **settings)
+    for key, expected in arrays.items():
+        h.assert_close(on_device[key].to_host(), expected, 1e-14, key)
+    norm = ops.update.global_norm(cuda_device.array(gradients[0]))
+    assert norm == pytest.approx(np.linalg.norm(gradients[0]), rel=1e-14)
+
+
+@pytest.mark.parametrize("family", h.families("parity"))
+def test_into_accumulates_and_needs_skips(family):
+    op, case = h.module(family), h.case_named(family, SMALL[family][1])
+    _, saved, dy, grads = device.check_parity(family, case, "float32")
+    op.backward(device.to_device(dy), saved, into=grads)
+    once = h.expected(family, case, "float32")[3]
+    doubled = type(once)(*(None if a is None else 2 * a for a in once))
+    h.assert_close(device.to_host(grads), doubled, case.tolerance["float32"])
+    name = next(n for n, a in once._asdict().items() if a is not None)
+    only = op.backward(device.to_device(dy), saved, needs=(name,))
+    assert [n for n, a in only._asdict().items() if a is not None] == [name]
 
 
 def test_simulated():

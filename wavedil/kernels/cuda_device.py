@@ -122,8 +122,8 @@ def threads_or(chosen):
 class Array:
     """A contiguous array on a device.
 
-    ``__cuda_array_interface__`` hands it to CuPy (``cupy.asarray``) and PyTorch (``torch.as_tensor``) without a copy, and
-    theirs are accepted by every op.
+    ``__cuda_array_interface__`` hands it to CuPy (``cupy.asarray``) and PyTorch (``torch.as_tensor``) without a copy,
+    and theirs are accepted by every op.
 
     Attributes
     ----------
@@ -261,6 +261,11 @@ def array(value):
     index = next((i for i in (getattr(device, name, None) for name in ("index", "id")) if isinstance(i, int)), 0)
     chosen = engine(index)
     return Array(chosen.adopt(value, math.prod(shape), dtype), shape, dtype, chosen, value)
+
+
+def whole(codes):
+    """Codes as int64, which is what kernels take; those of another type go by way of the host."""
+    return codes if codes.dtype == np.int64 else codes.engine.array(codes.to_host().astype(np.int64))
 
 
 # ---- engines ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import functools
 
 import numpy as np
-from numba import cuda, int64, uint64
+from numba import cuda, float64, int64, types, uint64
 
 from wavedil.kernels.cuda_device import Kernel, threads_or
 from wavedil.kernels.cuda_tiles import reals
@@ -54,6 +54,28 @@ def _remember(dtype, threads):
     return Kernel(f"remember.{dtype}", kernel, (array,) * 2 + (int64,) * 5, threads)
 
 
+@functools.cache
+def _total(threads):
+    def kernel(out, values, count):
+        """out (1,) =: a sum in float64, by one block."""
+        held = cuda.shared.array(threads, float64)
+        thread = cuda.threadIdx.x
+        if cuda.blockIdx.x == 0:
+            part = float64(0)
+            for i in range(thread, count, threads):
+                part += values[uint64(i)]
+            held[thread] = part
+            cuda.syncthreads()
+            if thread == 0:
+                part = float64(0)
+                for i in range(threads):
+                    part += held[i]
+                out[0] = part
+
+    double = types.Array(float64, 1, "C")
+    return Kernel("total.float64", kernel, (double, double, int64), threads)
+
+
 def blocks_for(kernel, count):
     """Blocks for so many elements, one a thread."""
     return -(-count // kernel.threads)
@@ -78,6 +100,16 @@ def remember(history, x, position):
     if span:
         kernel = _remember(x.dtype, threads_or(256))
         kernel(blocks_for(kernel, x.size), history, x, batch, span, x.shape[1], channels, position)
+
+
+def sum_of_all():
+    """The kernel of `total`."""
+    return _total(threads_or(256))
+
+
+def total(out, values):
+    """out (1,) = the sum of float64 values, by one block, in a fixed order."""
+    sum_of_all()(1, out, values, values.size)
 
 
 def kernels(dtype):

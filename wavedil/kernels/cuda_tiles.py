@@ -4,9 +4,12 @@ A block of threads computes a tile of the result. For a few inner indices at a t
 factors into shared memory, both with the inner index first, so that each thread reads its rows and columns as
 16-byte vectors and multiplies them into registers. The order of every sum depends on the shape alone.
 
-`row_product`      y[b, t, n] = end(bias[n] + sum over taps k, channels c of left(a)[b, t + shift + k dilation, c] w[k, c, n])
-`column_product`   sums[k, c, n] = sum over rows t of left(a)[b, t + shift + k dilation, c] g[b, t, n], slab by slab
-`sum_slabs`        out += the slabs, in their order
+::
+
+    rows       y[b, t, n] = end(bias[n] + sum over k and c of left(a)[b, t + shift + k dilation, c] w[k, c, n])
+    columns    dw[k, c, n] += sum over b and t of left(a)[b, t + shift + k dilation, c] g[b, t, n]
+
+The second is taken slab of rows by slab of rows, and the slabs are added in their order.
 
 Rows outside of an item count as zeros: that is the padding of a convolution.
 """
@@ -19,9 +22,9 @@ from numba import cuda, float32, float64, int64, types, uint32, uint64
 
 from wavedil.kernels.cuda_device import SIMULATED, Kernel, Tile, threads_or, tile_or
 
-# Chosen by what ptxas reports for compute capability 8.0 and 9.0: the largest tiles that leave room for the addresses
-# without spilling (8 x 8 results of float32 take 1.5 times the registers and only fill wide networks; 64 columns fit the
-# gates of 32 channels exactly). 128 threads a block let several blocks share a multiprocessor, which hides their loads.
+# Chosen by what ptxas reports for compute capability 8.0 and 9.0: 8 x 4 results a thread take 128 registers with all
+# addresses and spill none, and 64 columns are the gates of 32 channels. Blocks of 128 threads, four of which fit on a
+# multiprocessor at once, hide each other's loads.
 ROW_TILES = {"float32": Tile(64, 64, 16, 8, 4), "float64": Tile(64, 32, 16, 4, 4)}
 # 32 rows: a tap of 32 channels fills the tile, and one of 64 two of them.
 COLUMN_TILES = {"float32": Tile(32, 64, 16, 4, 4), "float64": Tile(32, 64, 16, 4, 4)}

@@ -34,6 +34,8 @@ of threads gives the same bits.
 
 import math
 
+import numpy as np
+
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.kernels import pool
 from wavedil.ops import contract
@@ -50,15 +52,16 @@ def global_norm(x, *, threads=None, backend=None) -> float:
     x : ndarray, shape (n,)
     threads : int, optional
         Changes the time taken and no bit of the result; None is one a core.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
 
     Returns
     -------
     float
         NaN or infinity if an element is.
     """
-    kernels, threads = _door("update.global_norm", {"x": x}, threads, backend)
-    return float(kernels.global_norm(x, threads))
+    arrays = {"x": x}
+    kernels, threads = _door("update.global_norm", arrays, threads, backend)
+    return float(kernels.global_norm(arrays["x"], threads))
 
 
 def clip_scale(norm: float, clip: float | None) -> float:
@@ -108,7 +111,7 @@ def sgd(
         How much of `average` is kept in each step, in [0, 1).
     threads : int, optional
         Changes the time taken and no bit of the result; None is one a core.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
 
     Raises
     ------
@@ -123,7 +126,7 @@ def sgd(
     _number(where, "decay", decay, 1)
     if velocity is None and momentum:
         raise ConfigError(f"{where}: momentum {momentum} needs velocity, got None")
-    kernels.sgd(weights, grads, velocity, average, lr, momentum, scale, decay, threads)
+    kernels.sgd(*arrays.values(), lr, momentum, scale, decay, threads)
 
 
 def adam(
@@ -165,7 +168,7 @@ def adam(
         How much of `average` is kept in each step, in [0, 1).
     threads : int, optional
         Changes the time taken and no bit of the result; None is one a core.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
 
     Raises
     ------
@@ -232,16 +235,17 @@ def _adam(op, arrays, step, lr, betas, eps, weight_decay, scale, decay, threads,
 
 def _door(where, arrays, threads, backend):
     """The backend and the number of threads, after checking that the arrays that are given are flat and alike."""
-    like = next(iter(arrays.values()))
-    contract.floats(where, next(iter(arrays)), like, ("n",))
+    first = next(iter(arrays))
+    like = contract.floats(where, first, arrays[first], ("n",))
     for name, array in arrays.items():
         if name in ("x", "grads"):  # only read
-            contract.floats(where, name, array, like.shape, like.dtype, like="weights")
-            if not array.flags.c_contiguous:
+            checked = contract.floats(where, name, array, like.shape, like.dtype, like="weights")
+            if isinstance(array, np.ndarray) and not array.flags.c_contiguous:
                 raise ShapeError(f"{where}: {name} must be contiguous, got strides {array.strides}")
+            arrays[name] = checked
         elif array is not None:
-            contract.target(where, name, array, like.shape, like.dtype)
-    return contract.backend(where, backend, like), pool.check_threads(threads)
+            arrays[name] = contract.target(where, name, array, like.shape, like.dtype, like)
+    return contract.backend(where, backend, like, **arrays), pool.check_threads(threads)
 
 
 def _number(where, name, value, limit) -> None:

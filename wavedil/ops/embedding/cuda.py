@@ -1,0 +1,50 @@
+"""CUDA: a thread copies an element; backward is a tiled product with one-hot codes.
+
+Adding rows at the places of codes would need atomics, whose order changes from run to run. The product sums them in
+an order that depends on the shape alone, and is small next to the other products of a network: Q R multiplications a
+sample.
+"""
+
+import functools
+
+import numpy as np
+from numba import cuda, int64, types, uint64
+
+from wavedil.kernels import cuda_tiles
+from wavedil.kernels.cuda_device import Kernel, scratch, threads_or, whole
+from wavedil.kernels.cuda_rows import blocks_for
+from wavedil.kernels.cuda_tiles import reals
+
+
+def forward(y, codes, table, *, workspace, threads):
+    """y ="""
+    kernel = _gather(y.dtype, threads_or(256))
+    kernel(blocks_for(kernel, y.size), y, whole(codes), table, codes.size, table.shape[1])
+
+
+def backward(grads, dy, saved, *, workspace, threads):
+    """grads.table +="""
+    if grads.table is not None:
+        make, rows = scratch(workspace, dy.engine), dy.reshape(1, -1, saved.channels)
+        codes = whole(saved.codes)
+        cuda_tiles.columns(make, grads.table, None, None, rows, codes=codes, inputs=saved.classes, left="one_hot")
+
+
+@functools.cache
+def _gather(dtype, threads):
+    _, array = reals(dtype)
+
+    def kernel(y, codes, table, count, channels):
+        """y =: the rows of the codes; one thread an element, neighbours in channels."""
+        for i in range(cuda.grid(1), count * channels, cuda.gridsize(1)):
+            y[uint64(i)] = table[uint64(codes[uint64(i // channels)] * channels + i % channels)]
+
+    return Kernel(f"gather.{dtype}", kernel, (array, types.Array(int64, 1, "C"), array, int64, int64), threads)
+
+
+def kernels(dtype):
+    """All kernels that this family launches."""
+    dtype = np.dtype(dtype)
+    return (
+        _gather(dtype, threads_or(256)), cuda_tiles.column_product(dtype, "one_hot"), cuda_tiles.sum_slabs(dtype)
+    )  # fmt: skip
