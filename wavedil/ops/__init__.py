@@ -6,8 +6,8 @@ A family's package is the contract (equation, shapes, ``forward``, ``backward``,
 
 import importlib
 
-FAMILIES = ("conv1d", "conv2d", "gated_block", "gated_stack", "embedding", "cross_entropy", "update")
-NOT_YET_ON_CUDA = frozenset({"conv2d", "gated_stack"})  # a family outside this set must have a cuda.py
+FAMILIES = ("conv1d", "conv2d", "gated_block", "gated_stack", "embedding", "cross_entropy", "pooling", "update")
+NOT_YET_ON_CUDA = frozenset({"conv2d", "gated_stack", "pooling"})  # a family outside this set must have a cuda.py
 
 
 def __getattr__(name):
