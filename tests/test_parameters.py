@@ -103,3 +103,18 @@ def test_load_is_strict_and_changes_nothing_on_failure(change, error, words):
 def test_bad_layouts_are_refused(shapes, dtype, error):
     with pytest.raises(error, match="Parameters"):
         Parameters(shapes, dtype)
+
+
+def test_what_is_not_strict_copies_what_fits_and_tells_the_rest():
+    arrays = {name: np.full(shape, 5, np.float32) for name, shape in SHAPES.items() if name != "scale"}
+    arrays |= {"a.bias": np.zeros(8, np.float32), "extra": np.zeros(2)}
+    p = filled()
+    before = p.copy()
+    report = p.load(arrays, strict=False)
+    assert report.missing == ("scale",) and report.unexpected == ("extra",)
+    assert report.mismatched == (("a.bias", (7,), (8,)),)
+    assert set(report.loaded) == set(SHAPES) - {"scale", "a.bias"}
+    for name in SHAPES:
+        assert np.array_equal(p[name], np.full_like(p[name], 5) if name in report.loaded else before[name])
+    p.load({"a.bias": np.zeros(7, np.float32)}, only="a.bias")
+    assert not p["a.bias"].any()

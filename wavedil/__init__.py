@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "wavedil.models": ("WaveNet", "WaveNetConfig", "load"),
-    "wavedil.training": ("Trainer", "AdamW", "Adam", "SGD"),
+    "wavedil.training": ("Trainer", "AdamW", "Adam", "SGD", "FineTune", "LoRA"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("audio", "errors", "kernels", "layers", "models", "ops", "receptive", "report", "streaming", "training")

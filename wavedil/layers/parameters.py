@@ -1,10 +1,12 @@
 """Parameters: named arrays that are views of one flat buffer, so that an optimizer sees a single vector."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, DTypeError, ShapeError
+from wavedil.layers import names as naming
 
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector register
 
@@ -27,6 +29,35 @@ def aligned_zeros(size: int, dtype) -> np.ndarray:
     raw = np.zeros(size * dtype.itemsize + ALIGNMENT, dtype=np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `Parameters.load` did, by name.
+
+    Attributes
+    ----------
+    loaded : tuple of str
+        Copied.
+    missing : tuple of str
+        Wanted, but not among the given arrays; left as they were.
+    unexpected : tuple of str
+        Given, but not known here.
+    mismatched : tuple of (str, tuple of int, tuple of int)
+        Name, own shape, given shape; left as they were.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    def __str__(self):
+        shapes = [f"{name} ({mine} here, {theirs} there)" for name, mine, theirs in self.mismatched]
+        return (
+            f"{len(self.loaded)} loaded; missing: {_few(self.missing)}; unexpected: {_few(self.unexpected)}; "
+            f"of another shape: {_few(shapes)}"
+        )
 
 
 class Parameters(Mapping):
@@ -132,34 +163,59 @@ class Parameters(Mapping):
     def __deepcopy__(self, memo):
         return self.copy()
 
-    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Copy values in; names, shapes and dtypes must all agree, else nothing is changed.
+    def load(
+        self, arrays: Mapping[str, np.ndarray], *, only: str | Iterable[str] = "*", strict: bool = True
+    ) -> LoadReport:
+        """Copy values in by name.
 
         Parameters
         ----------
         arrays : mapping of str to ndarray
+        only : str or iterable of str
+            Patterns of the names to load (see `wavedil.layers.names`); the others are left alone, here and there.
+        strict : bool
+            True: names and shapes must all agree, else nothing is changed. False: what agrees is copied, and the
+            report tells the rest.
+
+        Returns
+        -------
+        LoadReport
 
         Raises
         ------
         CheckpointError
             Names are missing or unknown.
-        ShapeError, DTypeError
-            An array has another shape or dtype.
+        ShapeError
+            An array has another shape.
+        DTypeError
+            An array has another dtype, strict or not.
+        ConfigError
+            A pattern fits no name.
         """
-        missing = [name for name in self if name not in arrays]
-        unknown = [name for name in arrays if name not in self._views]
-        if missing or unknown:
+        wanted = naming.select(only, self, "Parameters.load")
+        fits = [naming.matcher(pattern) for pattern in naming.listed(only, "Parameters.load")]
+        missing = [name for name in wanted if name not in arrays]
+        unknown = [name for name in arrays if name not in self._views and any(fit(name) for fit in fits)]
+        if strict and (missing or unknown):
             raise CheckpointError(
-                f"Parameters.load: expected {len(self)} names, missing: {_few(missing)}; unknown: {_few(unknown)}"
+                f"Parameters.load: expected {len(wanted)} names, missing: {_few(missing)}; unknown: {_few(unknown)}"
             )
-        for name, view in self.items():
-            value = np.asarray(arrays[name])
-            if value.shape != view.shape:
-                raise ShapeError(f"Parameters.load: {name} must be {view.shape}, got {value.shape}")
+        loaded, mismatched = [], []
+        for name in wanted:
+            if name not in arrays:
+                continue
+            value, shape = np.asarray(arrays[name]), self.shapes[name]
+            if value.shape != shape:
+                if strict:
+                    raise ShapeError(f"Parameters.load: {name} must be {shape}, got {value.shape}")
+                mismatched.append((name, shape, value.shape))
+                continue
             if value.dtype != self.dtype:
                 raise DTypeError(f"Parameters.load: {name} must be {self.dtype}, got {value.dtype}")
-        for name, view in self.items():
-            view[...] = arrays[name]
+            loaded.append(name)
+        for name in loaded:
+            self[name][...] = arrays[name]
+        return LoadReport(tuple(loaded), tuple(missing), tuple(unknown), tuple(mismatched))
 
     def element_mask(self) -> np.ndarray:
         """Return a boolean array over `flat`: True where an element is real, False in the padding."""
@@ -170,7 +226,8 @@ class Parameters(Mapping):
         return mask
 
 
-def _few(names: list[str]) -> str:
+def _few(names: Iterable[str]) -> str:
     """Name the first few of many."""
+    names = list(names)
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return (", ".join(names[:4]) + more) or "none"

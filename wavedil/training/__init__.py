@@ -1,7 +1,8 @@
-"""Training: optimizers, schedules, checkpoints and the trainer that drives them."""
+"""Training: optimizers, schedules, checkpoints, fine-tuning and the trainer that drives them."""
 
 from wavedil.training import schedules
+from wavedil.training.finetune import FineTune, LoRA
 from wavedil.training.optimizers import SGD, Adam, AdamW
 from wavedil.training.trainer import Progress, Trainer
 
-__all__ = ["SGD", "Adam", "AdamW", "Progress", "Trainer", "schedules"]
+__all__ = ["SGD", "Adam", "AdamW", "FineTune", "LoRA", "Progress", "Trainer", "schedules"]

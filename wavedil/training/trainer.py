@@ -20,6 +20,7 @@ from wavedil.layers import files
 from wavedil.layers.parameters import Parameters
 from wavedil.ops import update
 from wavedil.training import checkpoint, optimizers, schedules
+from wavedil.training.finetune import FineTune, Group, Part, Plan
 
 _BITS = 1 / math.log(2)  # bits in a nat
 
@@ -67,7 +68,8 @@ class Trainer:
     ----------
     model : WaveNet
         Or any object with `params`, `buffers`, `config`, ``loss_and_grads(*batch, into=grads)``, ``loss(codes)`` and
-        ``save(path, step=, params=)``.
+        ``save(path, step=, params=)``. If ``loss_and_grads`` takes ``needs=``, it is told the names of the parameters
+        whose gradients fine-tuning needs.
     data : object
         ``data.batch(rng, batch, window)`` returns the arguments of ``model.loss_and_grads``: positional arrays, and the
         keyword arguments as a dict at the end, if any. If it has ``state()`` (what JSON can hold, a fresh value each
@@ -93,6 +95,8 @@ class Trainer:
         Steps between two validations, and between two checkpoints.
     patience : int, optional
         Stop after so many validations in a row without a new best one.
+    finetune : FineTune, optional
+        What of the model trains, how fast and in which form; default: everything, alike.
     folder : path-like, optional
         Where ``trainer.safetensors``, ``model.safetensors`` and ``metrics.jsonl`` are kept during `fit`.
     threads : int, optional
@@ -105,8 +109,13 @@ class Trainer:
     model : WaveNet
     step : int
         Steps done.
+    weights : Parameters
+        What the optimizer works on: the model's parameters, or with `finetune` those values that train.
     average : Parameters or None
-        Moving average of the weights.
+        Moving average of `weights`.
+    adapters : Adapters or None
+        The low-rank adapters of `finetune`. The model has them merged in; ``adapters.unmerge(model.params)`` gives back
+        the weights from before.
     best : float or None
         Best validation loss so far, bits per sample.
     reproducible : bool
@@ -136,6 +145,7 @@ class Trainer:
         validation=None,
         validate_every: int = 100,
         patience: int | None = None,
+        finetune: FineTune | None = None,
         folder: str | os.PathLike | None = None,
         threads: int | None = None,
         writer: Callable | None = None,
@@ -147,6 +157,7 @@ class Trainer:
         self.batch, self.window, self.accumulate, self.seed = batch, window, accumulate, seed
         self.clip, self.ema = clip, ema
         self.validation, self.validate_every, self.patience = validation, validate_every, patience
+        self.finetune = finetune
         self.folder = None if folder is None else Path(folder)
         self.threads = getattr(model, "threads", None) if threads is None else threads
         self._writer = writer
@@ -157,11 +168,19 @@ class Trainer:
         self.reproducible = True
         self._stale = 0  # validations since the best one
         self._rng = np.random.Generator(np.random.PCG64(seed))
-        self.moments = {name: model.params.like() for name in self.optimizer.moments}
-        self.average = None if ema is None else model.params.copy()
         self._grads = model.params.like()
         self._partial = model.params.like() if accumulate > 1 else None
         self._arguments = signature(model.loss_and_grads)
+        if finetune is None:
+            self._plan, self.adapters = None, None
+            self.weights, self._dweights = model.params, self._grads
+            self._everything = Group(tuple(model.params), slice(None), self.optimizer, 1.0, 0)
+        else:
+            self._plan = Plan(model.params, finetune, self.optimizer, seed)
+            self.adapters = self._plan.adapters
+            self.weights, self._dweights = self._plan.values, self._plan.grads
+        self.moments = {name: self.weights.like() for name in self.optimizer.moments}
+        self.average = None if ema is None else self.weights.copy()
         self._whole = True  # False while an update is under way
         self._saved = None  # step of the latest checkpoint in the folder
 
@@ -189,6 +208,8 @@ class Trainer:
                 raise ConfigError("Trainer: patience needs validation, got validation=None")
         if not isinstance(self.optimizer, optimizers.Optimizer):
             raise ConfigError(f"Trainer: optimizer must be SGD, Adam or AdamW, got {self.optimizer!r}")
+        if self.finetune is not None and not isinstance(self.finetune, FineTune):
+            raise ConfigError(f"Trainer: finetune must be a FineTune or None, got {self.finetune!r}")
         if not isinstance(self.schedule, schedules.Schedule):
             raise ConfigError(f"Trainer: schedule must come from wavedil.training.schedules, got {self.schedule!r}")
         for name, value, limit in (("clip", self.clip, math.inf), ("ema", self.ema, 1)):
@@ -307,42 +328,60 @@ class Trainer:
         rate = self.optimizer.lr * self.schedule(self.step)
         step = self.step + 1
         decay = 0.0 if self.ema is None else min(self.ema, (1 + step) / (10 + step))
+        scale = update.clip_scale(norm, self.clip) / share
         self._whole = False
-        self.optimizer.update(
-            self.model.params,
-            self._grads,
-            self.moments,
-            step=step,
-            lr=rate,
-            scale=update.clip_scale(norm, self.clip) / share,
-            average=None if self.average is None else self.average.flat,
-            decay=decay,
-            threads=self.threads,
-        )
+        for group in [self._everything] if self._plan is None else self._plan.active(self.step):
+            self._update(group, step - group.after, rate * group.lr_scale, scale, decay)
+        if self._plan is not None:
+            self._plan.write(self.model.params)
         self.step = step
         self._whole = True
         return loss, norm, rate
 
+    def _update(self, group, step, rate, scale, decay):
+        """Step number `step` of a group of weights."""
+        if self._plan is not None and self._plan.start is not None:
+            self._plan.pull(group, min(1.0, rate * self.finetune.l2_start))
+        group.optimizer.update(
+            Part(self.weights.flat[group.part]),
+            Part(self._dweights.flat[group.part]),
+            {name: Part(moment.flat[group.part]) for name, moment in self.moments.items()},
+            step=step,
+            lr=rate,
+            scale=scale,
+            average=None if self.average is None else self.average.flat[group.part],
+            decay=decay,
+            threads=self.threads,
+        )
+
     def _gradients(self):
         """Fill the gradients with a sum over batches; returns mean loss, norm of the mean gradient, and its divisor."""
         self._grads.flat.fill(0)
+        needs = {}
+        if self._plan is not None and "needs" in self._arguments.parameters:
+            needs = {"needs": self._plan.needs(self.step)}
+        share = 1.0
         if self.accumulate == 1:
             positional, keywords = self._draw()
-            loss, _ = self.model.loss_and_grads(*positional, **keywords, into=self._grads)
-            return float(loss), update.global_norm(self._grads.flat, threads=self.threads), 1.0
-        total = share = 0.0
-        for _ in range(self.accumulate):
-            positional, keywords = self._draw()
-            self._partial.flat.fill(0)
-            loss, _ = self.model.loss_and_grads(*positional, **keywords, into=self._partial)
-            # The model's loss is a mean over its batch; batches count as much as the weights in them.
-            weights = self._arguments.bind(*positional, **keywords).arguments.get("weights")
-            part = 1.0 if weights is None else float(np.mean(weights, dtype=np.float64))
-            total += part * float(loss)
-            share += part
-            self._partial.flat *= self._partial.dtype.type(part)
-            self._grads.flat += self._partial.flat
-        return total / share, update.global_norm(self._grads.flat, threads=self.threads) / share, share
+            loss, _ = self.model.loss_and_grads(*positional, **keywords, **needs, into=self._grads)
+            loss = float(loss)
+        else:
+            total = share = 0.0
+            for _ in range(self.accumulate):
+                positional, keywords = self._draw()
+                self._partial.flat.fill(0)
+                loss, _ = self.model.loss_and_grads(*positional, **keywords, **needs, into=self._partial)
+                # The model's loss is a mean over its batch; batches count as much as the weights in them.
+                weights = self._arguments.bind(*positional, **keywords).arguments.get("weights")
+                part = 1.0 if weights is None else float(np.mean(weights, dtype=np.float64))
+                total += part * float(loss)
+                share += part
+                self._partial.flat *= self._partial.dtype.type(part)
+                self._grads.flat += self._partial.flat
+            loss = total / share
+        if self._plan is not None:
+            self._plan.collect(self._grads, self.step)
+        return loss, update.global_norm(self._dweights.flat, threads=self.threads) / share, share
 
     def _draw(self):
         batch = tuple(self.data.batch(self._rng, self.batch, self.window))
@@ -368,17 +407,23 @@ class Trainer:
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
-    def validate(self) -> float:
+    def validate(self, validation=None) -> float:
         """Return the loss over whole validation clips in bits per sample, with the averaged weights if there are any.
 
         Each clip is scored from silence on, so that each of its samples is predicted once, with all of its past; the
         mean is over all samples of all clips.
+
+        Parameters
+        ----------
+        validation : object, optional
+            Other clips than those of the trainer, such as a voice that should not be forgotten.
         """
-        if self.validation is None:
+        validation = self.validation if validation is None else validation
+        if validation is None:
             raise ConfigError("Trainer.validate: needs validation clips, got validation=None")
         total = count = 0
         with self._averaged_weights():
-            for codes, weights, keywords in self._validation_batches():
+            for codes, weights, keywords in self._validation_batches(validation):
                 samples = np.count_nonzero(weights)
                 total += float(self.model.loss(codes, weights, **keywords)) * samples
                 count += samples
@@ -387,9 +432,9 @@ class Trainer:
             raise DivergedError(f"step {self.step}: expected a finite validation loss, got {bits}; {self._kept()}")
         return bits
 
-    def _validation_batches(self):
+    def _validation_batches(self, validation):
         """Clips of similar length together, padded at the end with weight 0, in batches that use all threads."""
-        clips = [clip for clip in self.validation.validation_clips() if len(clip[1])]
+        clips = [clip for clip in validation.validation_clips() if len(clip[1])]
         clips.sort(key=lambda clip: len(clip[1]))
         silence = self.model.config.classes // 2  # 128 for mu-law
         limit = 8 * self.batch * self.window  # samples, unless a single clip is longer
@@ -417,7 +462,10 @@ class Trainer:
         raw = self.model.params.flat.copy()
         self._whole = False
         try:
-            self.model.params.flat[:] = self.average.flat
+            if self._plan is None:
+                self.model.params.flat[:] = self.average.flat
+            else:
+                self._plan.write(self.model.params, self.average)
             yield
         finally:
             self.model.params.flat[:] = raw
@@ -457,13 +505,19 @@ class Trainer:
         groups = {"params": self.model.params, "buffers": self.model.buffers, **self.moments}
         if self.average is not None:
             groups["average"] = self.average
+        if self._plan is not None:
+            groups |= self._plan.state()
         checkpoint.write(file, groups, self._about(), self._writer)
         if file != Path(path):
             self._save_model(file.with_name(checkpoint.MODEL))
 
     def _save_model(self, file):
         """Write the model file that follows from the trainer's state."""
-        self.model.save(file, step=self.step, params=self.average)
+        average = self.average
+        if average is not None and self._plan is not None:
+            average = self.model.params.copy()
+            self._plan.write(average, self.average)
+        self.model.save(file, step=self.step, params=average)
 
     def _save_folder(self):
         self.save(self.folder)
@@ -483,6 +537,7 @@ class Trainer:
             "recompute": bool(getattr(self.model, "recompute", False)),
             "optimizer": self.optimizer.to_dict(),
             "schedule": self.schedule.to_dict(),
+            "finetune": None if self.finetune is None else self.finetune.to_dict(),
             "settings": {name: getattr(self, name) for name in _SETTINGS},
             "step": self.step,
             "best": self.best,
@@ -547,6 +602,7 @@ class Trainer:
                 optimizer=optimizers.from_dict(about["optimizer"]),
                 schedule=schedules.from_dict(about["schedule"]) if schedule is None else schedule,
                 validation=validation,
+                finetune=None if about.get("finetune") is None else FineTune.from_dict(about["finetune"]),
                 threads=threads,
                 writer=writer,
                 **settings,
@@ -565,6 +621,8 @@ class Trainer:
 
     def _load(self, groups, about):
         self.model.params.load(groups["params"])
+        if self._plan is not None:
+            self._plan.load(self.model.params, groups)
         for name, moment in self.moments.items():
             moment.load(groups[name])
         if self.average is not None:
