@@ -545,6 +545,116 @@ def test_recomputing_takes_less_memory_and_loss_alone_little():
     assert peak(time) - peak(300) < 40 * (time - 300)
 
 
+# ---- what nobody needs -----------------------------------------------------------------------------------------------
+def needs_of(case):
+    """Name -> needs: what fine-tuning asks for, and single names."""
+    names = list(plain(case, "float32").grads)
+    blocks = len(case.sizes["dilations"])
+    above = {f"blocks.{i}" for i in range(blocks // 2, blocks)} | {"head.0", "head.1"}
+    chosen = {
+        "upper half": [n for n in names if n.rsplit(".", 2)[0] in above or n.startswith("head")],
+        "head": [n for n in names if n.startswith("head")],
+        "last layer": ["head.1.weight"],
+        "nothing": [],
+        "adapters": [n for n in names if n.endswith(("conv.weight", "skip.weight"))],
+        "biases": [n for n in names if n.endswith("bias")],
+        "all but the embedding": names[1:],
+        "embedding": names[:1],
+    }
+    if case.sizes["condition"]:
+        chosen |= {"condition": ["condition"], "condition weights": [n for n in names if "condition" in n]}
+    middle = f"blocks.{blocks // 2}."
+    return chosen | {f"only {n}": [n] for n in names if n.startswith((middle, "head.0")) or n.endswith("skip.bias")}
+
+
+def check_needs(got, wanted, needs, what):
+    """Needed gradients have the full run's bits, and there are no others."""
+    assert got.loss == wanted.loss and gradients(got).keys() == set(needs), what
+    for name in needs:
+        assert gradients(got)[name].tobytes() == gradients(wanted)[name].tobytes(), f"{what}: {name}"
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@named("one-sample", "below-dilation", "kernel-3", "kernel-5", "two-chunks-and-a-row", "global", "local")
+def test_needed_gradients_have_the_bits_of_the_full_run(case, recompute):
+    """Whatever else is needed, in one workspace, on items side by side (1 thread) and in a pipeline (2, 3)."""
+    workspace = Workspace()
+    for threads in (1, 2, 3):
+        for name, needs in needs_of(case).items():
+            got = run(case, "float32", needs=needs, recompute=recompute, threads=threads, workspace=workspace)
+            check_needs(got, plain(case, "float32"), needs, f"{name}, {threads} threads")
+        got = run(case, "float32", recompute=recompute, threads=threads, workspace=workspace)
+        check_bits(got, plain(case, "float32"), "all, after the others")
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("kernel", "condition"), [(2, None), (3, None), (2, "global"), (3, "local")])
+def test_a_long_window_above_a_frozen_prefix(kernel, condition, recompute):
+    """Inputs of the prefix slide along in buffers that fill up several times, after NaN has been everywhere."""
+    sizes = dict(CASES[0].sizes, batch=1, time=2500, dilations=(1, 7, 40, 3, 2), kernel=kernel, residual=5, dilated=3,
+                 skip=3, end=3, classes=30, condition=condition, condition_channels=2 if condition else 0)  # fmt: skip
+    arguments, settings = cases.inputs(contract.Case("long", 3, sizes), "float32")
+    settings |= {"recompute": recompute}
+    wanted = gated_stack.loss_and_grads(**arguments, **settings, threads=1)
+    spoiled = dict(arguments, params={n: np.full_like(p, np.nan) for n, p in arguments["params"].items()})
+    workspace = Workspace()
+    for first in (4, 2, 5):
+        needs = [n for n in wanted.grads if n.startswith(("head", *(f"blocks.{i}." for i in range(first, 5))))]
+        for threads in (1, 2, 3):
+            options = settings | dict(needs=needs, threads=threads, workspace=workspace)
+            gated_stack.loss_and_grads(**spoiled, **options)
+            got = gated_stack.loss_and_grads(**arguments, **options)
+            check_needs(got, wanted, needs, f"blocks from {first}, {threads} threads")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@named("global", "local")
+def test_into_is_left_alone_where_nobody_needs_it(case, backend):
+    fresh = run(case, "float64", backend=backend, threads=1)
+    needs = ["blocks.1.skip.weight", "head.0.bias", "blocks.2.condition.weight"]
+    into = {n: np.full_like(g, 3) for n, g in fresh.grads.items()}
+    got = run(case, "float64", backend=backend, needs=needs, into=into)
+    assert got.grads is into and got.condition is None and got.loss == fresh.loss
+    for name, total in into.items():
+        assert total.tobytes() == (fresh.grads[name] + 3 if name in needs else np.full_like(total, 3)).tobytes(), name
+    part = run(case, "float64", backend=backend, needs=[*needs, "condition"], into={n: into[n] for n in needs})
+    assert list(part.grads) == needs and part.condition.tobytes() == fresh.condition.tobytes()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_frozen_lower_half_takes_less_memory(recompute):
+    sizes = dict(CASES[0].sizes, time=6000, dilations=(1, 2, 4, 8, 16, 32), residual=16, dilated=16, skip=16, end=16)
+    arguments, settings = cases.inputs(contract.Case("memory", 0, sizes), "float32")
+    held = []
+    for first in (0, 3):
+        workspace = Workspace()
+        upper = ("head", *(f"blocks.{i}." for i in range(first, 6)))
+        needs = [n for n in arguments["params"] if n.startswith(upper)] if first else None
+        gated_stack.loss_and_grads(**arguments, **settings, needs=needs, recompute=recompute, workspace=workspace)
+        held.append(workspace.nbytes)
+    assert held[1] < 0.75 * held[0]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (["head.0.wieght"], "needs must name parameters, such as 'head.0.weight', got 'head.0.wieght'"),
+        (["blocks.3.conv.bias"], "needs must name parameters, such as 'blocks.[0-2].conv.bias', got 'blocks.3.conv"),
+        ([0], "needs must name parameters, such as '.*', got 0"),
+        (["condition"], "needs must name what there is, got 'condition', and there is no condition"),
+        ("head.0.bias", "needs must be a collection of names, got 'head.0.bias'"),
+        (7, "needs must be a collection of names, got 7"),
+    ],
+)
+def test_bad_needs(needs, message, backend):
+    arguments, settings = cases.inputs(h.case_named("gated_stack", "kernel-3"), "float32")
+    with pytest.raises(ConfigError, match=f"gated_stack.loss_and_grads: {message}"):
+        gated_stack.loss_and_grads(**arguments, **settings, needs=needs, backend=backend)
+    with pytest.raises(ConfigError, match="must have an array for every parameter in needs, got none for head.1.bias"):
+        gated_stack.loss_and_grads(**arguments, **settings, needs=["head.1.bias"], into={}, backend=backend)
+
+
 # ---- NaN shows -------------------------------------------------------------------------------------------------------
 @by_dtype
 @named("one-sample", "kernel-3", "local", "global-one-sample")

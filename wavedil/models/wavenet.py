@@ -6,6 +6,7 @@ van den Oord et al., "WaveNet: A Generative Model for Raw Audio", arXiv:1609.034
 import dataclasses
 import difflib
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,8 +197,8 @@ class WaveNet:
             self.params, codes, weights, dilations=self.config.dilations, condition=condition, threads=self.threads
         )
 
-    def loss_and_grads(self, codes, weights=None, into=None, *, condition=None, speaker=None):
-        """The loss and its gradient with respect to every parameter.
+    def loss_and_grads(self, codes, weights=None, into=None, *, condition=None, speaker=None, needs=None):
+        """The loss and its gradient with respect to every parameter, or to those that are needed.
 
         Parameters
         ----------
@@ -205,22 +206,23 @@ class WaveNet:
             As in `loss`.
         into : Parameters, optional
             Gradients are added to it (``+=``).
+        needs : collection of str, optional
+            Names of the parameters whose gradients are wanted; None: all. The others are neither computed, where that
+            saves time, nor touched in ``into``, which may lack them.
 
         Returns
         -------
         loss : float
         grads : Parameters
-            Names and layout of ``params``: ``into`` if given, else fresh.
+            Names and layout of ``params``, or of what is needed of them: ``into`` if given, else fresh.
         """
         condition = self._condition("loss_and_grads", codes, condition, speaker, extra=1)
-        grads = self.params.like() if into is None else into
+        grads, stack_needs = self._grads("loss_and_grads", into, needs)
         result = gated_stack.loss_and_grads(
             self.params, codes, weights, grads, dilations=self.config.dilations, condition=condition,
-            recompute=self.recompute, workspace=self._workspace, threads=self.threads,
+            recompute=self.recompute, needs=stack_needs, workspace=self._workspace, threads=self.threads,
         )  # fmt: skip
-        if speaker is not None:
-            dcondition = result.condition if result.condition.ndim == 2 else result.condition.sum(axis=1)
-            np.add.at(grads["speaker.embedding"], np.asarray(speaker), dcondition)
+        self._add_speakers(grads, speaker, result.condition)
         return result.loss, grads
 
     def logits(self, codes, *, condition=None, speaker=None):
@@ -550,6 +552,31 @@ class WaveNet:
     def _check_state(self, where, state):
         if getattr(state, "made_for", None) != (self.config, self.dtype):
             raise ConfigError(f"WaveNet.{where}: state must come from init_stream of this model, got one for another")
+
+    def _grads(self, where, into, needs):
+        """Where gradients go (``into``, or fresh zeros for what is needed), and what the stack must compute for it."""
+        names = list(self.params) if needs is None else needs
+        if isinstance(names, str) or not isinstance(names, Collection):
+            raise ConfigError(f"WaveNet.{where}: needs must be a collection of names, got {needs!r}")
+        for name in names:
+            if name not in self.params:
+                near = difflib.get_close_matches(str(name), self.params, 1, 0)[0]
+                raise ConfigError(f"WaveNet.{where}: needs must name parameters, such as {near!r}, got {name!r}")
+        if into is None:
+            shapes = {name: shape for name, shape in self.params.shapes.items() if name in names}
+            into = Parameters(shapes, self.dtype) if shapes else {}
+        for_stack = {name for name in names if name != "speaker.embedding"}
+        if "speaker.embedding" in names:
+            if "speaker.embedding" not in into:
+                raise ConfigError(f"WaveNet.{where}: into must have an array for speaker.embedding, got none")
+            for_stack.add("condition")  # an embedding is one: its gradient comes from all blocks
+        return into, for_stack
+
+    def _add_speakers(self, grads, speaker, dcondition):
+        """The gradient of the speakers' embeddings += that of their condition, if it was needed."""
+        if speaker is not None and dcondition is not None:
+            dcondition = dcondition if dcondition.ndim == 2 else dcondition.sum(axis=1)
+            np.add.at(grads["speaker.embedding"], np.asarray(speaker), dcondition)
 
     def _condition(self, where, codes, condition, speaker, extra=0):
         """The one condition that the stack sees: the given one, the speakers' embeddings, or their sum."""

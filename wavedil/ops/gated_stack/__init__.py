@@ -30,6 +30,8 @@ channels and classes, ``K`` taps and ``Cc`` condition channels:
 =============================  ============  ====================================================
 """
 
+import difflib
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +46,7 @@ class Result(NamedTuple):
 
     loss: float  # nats
     grads: dict  # the mapping that was given as into, or a fresh one
-    condition: np.ndarray | None  # gradient of the condition, fresh
+    condition: np.ndarray | None  # gradient of the condition, fresh; None if there is none, or it is not needed
 
 
 def parameter_shapes(*, dilations, kernel_size, residual_channels, dilation_channels, skip_channels, end_channels,
@@ -71,9 +73,12 @@ def parameter_shapes(*, dilations, kernel_size, residual_channels, dilation_chan
     return shapes
 
 
-def loss_and_grads(params, codes, weights=None, into=None, *, dilations, condition=None, recompute=False,
+def loss_and_grads(params, codes, weights=None, into=None, *, dilations, condition=None, recompute=False, needs=None,
                    workspace=None, backend=None, threads=None):  # fmt: skip
-    """Mean nats of each code given those before it, and the gradient of every parameter.
+    """Mean nats of each code given those before it, and the gradient of every parameter that is needed.
+
+    Backward stops at the lowest block that needs something, and blocks below it keep nothing for it. A gradient has the
+    same bits whatever else is needed.
 
     Parameters
     ----------
@@ -91,6 +96,9 @@ def loss_and_grads(params, codes, weights=None, into=None, *, dilations, conditi
         Global or local.
     recompute : bool
         Keep only each block's input, and compute the gates a second time in the backward pass: a third of the memory.
+    needs : collection of str, optional
+        Names of the parameters whose gradients are wanted, and ``"condition"`` for that of the condition, for which all
+        blocks must run. None: all of them. ``into`` may lack the others, which are not touched; a fresh mapping does.
     workspace : Workspace, optional
         Holds all large arrays from call to call.
     backend : {None, "cpu", "reference"}
@@ -109,16 +117,12 @@ def loss_and_grads(params, codes, weights=None, into=None, *, dilations, conditi
     where = "gated_stack.loss_and_grads"
     params, dilations, codes, condition = _check(where, params, dilations, codes, condition, extra=1)
     weights = _weights(where, weights, codes, params)
-    if into is None:
-        into = {name: np.zeros_like(value) for name, value in params.items()}
-    for name, value in params.items():
-        if name not in into:
-            raise ConfigError(f"{where}: into must have an array for every parameter, got none for {name}")
-        contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype)
+    needs = _needs(where, needs, params, condition)
+    into = _into(where, into, params, needs)
     module = contract.backend(where, backend, params["input.embedding"])
     loss, dcondition = module.loss_and_grads(
         params, codes, weights, into, dilations=dilations, condition=condition, recompute=bool(recompute),
-        workspace=workspace, threads=contract.threads(where, threads),
+        needs=needs, workspace=workspace, threads=contract.threads(where, threads),
     )  # fmt: skip
     return Result(loss, into, dcondition)
 
@@ -311,6 +315,35 @@ def _check(where, params, dilations, codes, condition, extra=0, condition_channe
             rows = (batch, condition_channels) if condition.ndim == 2 else (batch, time, condition_channels)
             condition = contract.floats(where, "condition", condition, rows, dtype, like="head.1.weight")
     return checked, dilations, codes, condition
+
+
+def _needs(where, needs, params, condition):
+    """The names whose gradients are needed, as a set."""
+    known = list(params) + ["condition"] * (condition is not None)
+    if needs is None:
+        return frozenset(known)
+    if isinstance(needs, str) or not isinstance(needs, Collection):
+        raise ConfigError(f"{where}: needs must be a collection of names, got {needs!r}")
+    for name in needs:
+        if name == "condition" and condition is None:
+            raise ConfigError(f"{where}: needs must name what there is, got 'condition', and there is no condition")
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1, 0)[0]
+            raise ConfigError(f"{where}: needs must name parameters, such as {near!r}, got {name!r}")
+    return frozenset(needs)
+
+
+def _into(where, into, params, needs):
+    """``into`` after checks, or zeros to add the gradients to."""
+    shapes = {name: value for name, value in params.items() if name in needs}
+    if into is None:
+        return {name: np.zeros_like(value) for name, value in shapes.items()}
+    for name, value in shapes.items():
+        if name not in into:
+            what = "every parameter" if len(shapes) == len(params) else "every parameter in needs"
+            raise ConfigError(f"{where}: into must have an array for {what}, got none for {name}")
+        contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype)
+    return into
 
 
 def _weights(where, weights, codes, params):

@@ -19,6 +19,9 @@ Work is cut into tasks ``(item, stage, span)``: a stage is a run of blocks, a sp
 not occupy all threads, an item's stages work on different spans at once, like a pipeline. Every sum is taken in
 the same order whatever the cut, and each item has gradients of its own, added in order: the bits do not depend on the
 number of threads.
+
+Backward stops at the lowest block with a gradient that somebody needs. The blocks below it (the *prefix*) run forward
+only, as in a stream: their gates live in one chunk, and their inputs slide along.
 """
 
 import copy
@@ -43,7 +46,17 @@ from wavedil.kernels.workspace import Workspace
 from wavedil.ops.gated_stack.cpu_kernels import (
     BEGIN,
     CHUNK,
+    CONDITION,
+    CONDITION_WEIGHT,
+    CONV,
+    EMBEDDING,
     GATES,
+    HEAD0,
+    HEAD1,
+    INPUT,
+    RESIDUAL,
+    SKIP,
+    SKIP_SUM,
     STEP,
     Grads,
     Item,
@@ -86,6 +99,15 @@ class Stack:
 
     def array(self, name, *shape, dtype=None):
         return self.workspace.array((self.key, name), shape, dtype or self.dtype)
+
+    def laid_out(self, name, batch, size, layout):
+        """An array that is used by this layout; zeros, where nobody has written since it was used by another."""
+        array, layout_key = self.array(name, batch, size), (self.key, name, "layout")
+        before = self.workspace.held(layout_key)
+        if before is not None and not np.array_equal(before, layout):
+            array[:] = 0
+        self.workspace.hold(layout_key, layout.copy())
+        return array
 
     # parameters -----------------------------------------------------------------------------------------------------
     def sizes(self):
@@ -160,8 +182,8 @@ class Stack:
         ]
         return self.workspace.hold((self.key, "maps"), (block, shared))
 
-    def pack(self, threads, train):
-        """The parameters as panels; the transposed ones only if they are to be trained."""
+    def pack(self, threads, train, lowest=0):
+        """The parameters as panels; the transposed ones only for training, and from the lowest block to train on."""
         block_sizes, shared_sizes = self.sizes()
         unused = {"bias", "mix"} | (set() if train else {name for name in block_sizes | shared_sizes if "_t" in name})
         sizes = {name: self.blocks * size for name, size in block_sizes.items()} | shared_sizes | {"zero": self.width}
@@ -174,7 +196,7 @@ class Stack:
 
         def pack_part(prefix, i, maps, sizes):
             for name, packed, index in maps:
-                if packed not in unused:
+                if packed not in unused and not (prefix and i < lowest and packed.endswith("_t")):
                     begin = begins[packed] + i * sizes[packed]
                     gather(self.params[prefix + name].reshape(-1), index, weights[begin : begin + sizes[packed]])
 
@@ -200,25 +222,61 @@ class Stack:
                 biases[:, i, self.columns] += (condition[:, :, None] * weight).sum(axis=1)
         return biases.reshape(batch, -1)
 
-    def gradients(self, batch):
+    def lowest(self, needs):
+        """The lowest block that backward must reach for the gradients of these names; the number of blocks if none."""
+        for i in range(self.blocks):
+            names = [f"blocks.{i}.{name}" for name in ("conv.weight", "conv.bias", "condition.weight", "skip.weight")]
+            names += [f"blocks.{i}.residual.weight"] * (i + 1 < self.blocks)
+            names += ["input.embedding", "condition"] if i == 0 else [f"blocks.{i - 1}.residual.bias"]
+            if not needs.isdisjoint(names):
+                return i
+        return self.blocks
+
+    def computed(self, needs):
+        """`Grads.needs` for the gradients of these names."""
+        lowest, flags = self.lowest(needs), np.zeros(self.blocks + 1, np.int64)
+        for i in range(lowest, self.blocks):
+            pulled = i > lowest or "input.embedding" in needs or f"blocks.{i - 1}.residual.bias" in needs
+            flags[i] = sum(
+                flag
+                for flag, wanted in (
+                    (RESIDUAL, f"blocks.{i}.residual.weight" in needs and i + 1 < self.blocks),  # the last's is zero
+                    (SKIP, f"blocks.{i}.skip.weight" in needs),
+                    (CONV, f"blocks.{i}.conv.weight" in needs),
+                    (CONDITION_WEIGHT, f"blocks.{i}.condition.weight" in needs and self.local_channels),
+                    (CONDITION, "condition" in needs and self.local_channels),
+                    (INPUT, pulled),
+                    (EMBEDDING, i == 0 and "input.embedding" in needs),
+                )
+                if wanted
+            )
+        for head, flag in ((0, HEAD0), (1, HEAD1)):
+            flags[-1] += flag * (not needs.isdisjoint({f"head.{head}.weight", f"head.{head}.bias"}))
+        biases = {f"blocks.{i}.skip.bias" for i in range(self.blocks)}
+        flags[-1] += SKIP_SUM * (lowest < self.blocks or not needs.isdisjoint(biases))
+        return flags
+
+    def gradients(self, batch, needs):
         """Slabs of gradients, (batch, size), and where in them each begins."""
         block, shared = self.sizes()
         sizes = {name: self.blocks * size for name, size in block.items()} | shared
         sizes["skip_bias"] = block["skip_bias"]  # the same for all blocks
         begins, end = {}, 0
-        for name in Grads._fields[1:]:
+        for name in Grads._fields[2:]:
             begins[name], end = end, end + sizes[name]
-        return Grads(self.array("gradients", batch, end), **begins)
+        return Grads(self.array("gradients", batch, end), self.computed(needs), **begins)
 
-    def unpack(self, grads, into, condition, threads):
-        """Add the items' gradients to ``into``; the gradient of a global condition is returned."""
+    def unpack(self, grads, into, needs, condition, threads):
+        """Add the items' gradients that are needed to ``into``; the gradient of a global condition is returned."""
         block_sizes, _ = self.sizes()
         last = self.blocks - 1
 
         def unpack_part(prefix, i, maps):
             for name, packed, index in maps:
-                if packed not in Grads._fields or (name.startswith("residual") and i == last):
-                    continue  # the last block's residual reaches no output
+                if packed not in Grads._fields or prefix + name not in needs:
+                    continue
+                if name.startswith("residual") and i == last:
+                    continue  # it reaches no output
                 begin = getattr(grads, packed)
                 if prefix and packed != "skip_bias":
                     begin += (i + (packed == "residual_bias")) * block_sizes[packed]
@@ -229,12 +287,15 @@ class Stack:
         pool.run([*tasks, (unpack_part, "", 0, shared_maps)], self._copiers(threads))
         if condition is None:
             return None
-        dcondition = np.zeros_like(condition)
+        dcondition = np.zeros_like(condition) if "condition" in needs else None
         dbias = grads.slab[:, grads.bias : grads.bias + self.blocks * block_sizes["bias"]]
         dbias = dbias.reshape(len(condition), self.blocks, -1)[:, :, self.columns]
         for i in range(self.blocks):
-            into[f"blocks.{i}.condition.weight"] += (condition[:, :, None] * dbias[:, i, None, :]).sum(axis=0)
-            dcondition += (self.params[f"blocks.{i}.condition.weight"] * dbias[:, i, None, :]).sum(axis=2)
+            name = f"blocks.{i}.condition.weight"
+            if name in needs:
+                into[name] += (condition[:, :, None] * dbias[:, i, None, :]).sum(axis=0)
+            if dcondition is not None:
+                dcondition += (self.params[name] * dbias[:, i, None, :]).sum(axis=2)
         return dcondition
 
     def inverse_maps(self):
@@ -261,6 +322,11 @@ class Stack:
             sizes.append(int(ends[-1]))
         layout[X, BEGIN] += np.asarray(x_first) * self.width
         return layout, sizes
+
+    def inputs(self, x, layout, block):
+        """A block's part of ``x (batch, size)``, as (batch, panels, rows, width); no row lies before it."""
+        begin, step = layout[X, :, block]
+        return x[:, begin : begin + self.R * step].reshape(len(x), self.R, -1, self.width)
 
     def past(self):
         """Rows that each block looks back."""
@@ -302,78 +368,132 @@ def _cuts(costs, stages):
     return [max(cuts[s], s) if s < stages else cuts[s] for s in range(stages + 1)]
 
 
-def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute):
-    """Backend of the contract: returns the loss and the gradient of the condition."""
-    threads = pool.check_threads(threads)
-    everyone, local = _split(condition)
-    stack = Stack(params, dilations, workspace or Workspace(), 0 if local is None else local.shape[2])
-    batch, count = weights.shape
-    L, w, past = stack.blocks, stack.width, stack.past()
-    rows = whole_tiles(count)
-    net = stack.pack(threads, train=True)
-    gradients = stack.gradients(batch)
-    biases = stack.biases(batch, everyone)
-    gates_rows = stack.sliding_rows() if recompute else rows + past
-    layout, (x_size, gates_size) = stack.layout(past + rows, gates_rows, past)
-    x, gates = stack.array("x", batch, x_size), stack.array(f"gates.{recompute}", batch, gates_size)
-    position = np.zeros((batch, 2, L), np.int64)
-    if recompute:
-        gates[:] = 0  # there is nothing later than the last chunk
-        position[:, GATES] = gates_rows - past
-    mix = stack.array("mix", batch, (stack.R + stack.S) * rows * w)
-    conditions, dconditions = stack.local(local, batch, rows), stack.local(None, batch, rows, "dcondition")
-    dconditions[:] = 0
-    held_codes = stack.array("codes", batch, rows + 1, dtype=np.int64)
-    held_codes[:, : count + 1] = codes
-    held_codes[:, count + 1 :] = 0
-    scale = stack.dtype.type(1 / weights.sum(dtype=np.float64))
-    losses = np.zeros((batch, 1))
+class Window:
+    """One window of codes on its way forward and backward: its arrays, and the tasks of both.
 
-    stages = 1 if batch % threads == 0 else min(threads, L)
-    block_cost = 2 * (stack.kernel * stack.R * 2 * stack.D + stack.D * (stack.R + stack.S))
-    head_cost = 6 * (stack.S * stack.E + stack.E * stack.Q)
-    forward_cuts = _cuts([block_cost] * (L - 1) + [block_cost + head_cost], stages)
-    backward_cuts = _cuts([1] * L, stages)
-    span = count if stages == 1 else CHUNK * max(1, -(-count // CHUNK) // (16 * stages))
-    spans = [(begin, min(begin + span, count)) for begin in range(0, count, span)]
-    tasks = {}
-    for b in range(batch):
-        grads = gradients._replace(slab=gradients.slab[b])
-        items = [
-            Item(x[b], gates[b], layout, position[b], False, recompute, x_size, mix[b], conditions[b], dconditions[b],
-                 rows, rows, biases[b], 0, **stack.scratch(CHUNK, b, s))
-            for s in range(stages)
-        ]  # fmt: skip
-        forward_items = items
-        if recompute:  # forward keeps no gates: all blocks of a stage write to the same chunk
-            one_chunk = layout.copy()
-            one_chunk[GATES] = [[0] * L, [CHUNK * w] * L]
-            forward_items = [
-                item._replace(gates=stack.array(f"gates.{b}.{s}", 2 * stack.D * CHUNK * w), layout=one_chunk,
-                              position=np.zeros((2, L), np.int64))
-                for s, item in enumerate(items)
-            ]  # fmt: skip
-        for i, (begin, end) in enumerate(spans):
-            for s in range(stages):
-                tasks["forward", b, s, i] = (
-                    [("forward", b, s - 1, i), ("forward", b, s, i - 1)],
-                    train_forward, net, forward_items[s], grads, forward_cuts[s], forward_cuts[s + 1], begin, end,
-                    held_codes[b], weights[b], scale, losses[b],
-                )  # fmt: skip
-        for i, (begin, end) in reversed(list(enumerate(spans))):
-            for s in reversed(range(stages)):
-                tasks["backward", b, s, i] = (
-                    [("backward", b, s + 1, i), ("backward", b, s, i + 1), ("forward", b, stages - 1, len(spans) - 1)],
-                    train_backward, net, items[s], grads, backward_cuts[s], backward_cuts[s + 1], begin, end,
-                    held_codes[b], recompute,
-                )  # fmt: skip
-    pool.run_graph(tasks, threads)
-    dcondition = stack.unpack(gradients, into, everyone, threads)
-    if local is not None:
-        dcondition = np.empty_like(local)
-        for b in range(batch):
-            unpack_rows(dconditions[b].reshape(stack.C, rows, w), dcondition[b])
-    return float(losses.sum() * float(scale)), dcondition
+    Parameters
+    ----------
+    count : int
+        Rows; ``codes`` may have more columns.
+    needs : frozenset of str
+        The gradients that backward will be asked for.
+    """
+
+    def __init__(self, params, codes, count, condition, *, dilations, workspace, threads, recompute, needs):
+        self.threads, self.count, self.recompute = pool.check_threads(threads), count, recompute
+        self.everyone, self.local = _split(condition)
+        channels = 0 if self.local is None else self.local.shape[2]
+        self.stack = stack = Stack(params, dilations, workspace or Workspace(), channels)
+        self.batch, self.rows = len(codes), whole_tiles(count)
+        self.lowest = stack.lowest(needs)
+        batch, L, w, rows, past = self.batch, stack.blocks, stack.width, self.rows, stack.past()
+        self.stages = 1 if batch % self.threads == 0 else min(self.threads, L)
+        span = count if self.stages == 1 else CHUNK * max(1, -(-count // CHUNK) // (16 * self.stages))
+        self.spans = [(begin, min(begin + span, count)) for begin in range(0, count, span)]
+        block_cost = 2 * (stack.kernel * stack.R * 2 * stack.D + stack.D * (stack.R + stack.S))
+        head_cost = 6 * (stack.S * stack.E + stack.E * stack.Q)
+        self.cuts = _cuts([block_cost] * (L - 1) + [block_cost + head_cost], self.stages)
+        self.net = stack.pack(self.threads, train=True, lowest=self.lowest)
+        self.biases = stack.biases(batch, self.everyone)
+        self.mix = stack.array("mix", batch, (stack.R + stack.S) * rows * w)
+        self.conditions = stack.local(self.local, batch, rows)
+        self.codes = stack.array("codes", batch, rows + 1, dtype=np.int64)
+        self.codes[:, : codes.shape[1]] = codes
+        self.codes[:, codes.shape[1] :] = 0
+
+        prefix = np.arange(L) < self.lowest
+        # An input that one stage writes while the next one reads it does not slide, nor one that takes less as a whole.
+        slides = prefix & ~np.isin(np.arange(L), self.cuts[1:]) & (stack.sliding_rows() < past + rows)
+        x_rows = np.where(slides, stack.sliding_rows(), past + rows)
+        gates_rows = np.where(prefix, 0, stack.sliding_rows() if recompute else rows + past)
+        layout, (x_size, gates_size) = stack.layout(x_rows, gates_rows, np.where(slides, 0, past))
+        chunk = 2 * stack.D * CHUNK * w  # gates that nobody keeps, one for each stage
+        self.x = stack.laid_out("x", batch, x_size, layout)
+        self.gates = stack.laid_out(f"gates.{recompute}", batch, gates_size + self.stages * chunk, layout)
+        for block in np.flatnonzero(slides):
+            stack.inputs(self.x, layout, block)[:, :, : past[block]] = 0
+        self.layout, self.forward_layouts = layout, []
+        chunked = prefix | recompute
+        for s in range(self.stages):
+            forward_layout = layout.copy()
+            forward_layout[GATES, :, chunked] = gates_size + s * chunk, CHUNK * w
+            self.forward_layouts.append(forward_layout)
+        self.forward_position = np.full((batch, 2, L), -1, np.int64)
+        self.forward_position[:, X, slides] = past[slides]
+        self.forward_position[:, GATES, chunked] = 0
+        self.position = np.full((batch, 2, L), -1, np.int64)
+        if recompute:
+            self.gates[:, :gates_size] = 0  # there is nothing later than the last chunk
+            self.position[:, GATES] = gates_rows - past
+
+    def item(self, b, stage, layout, position, dcondition):
+        stack = self.stack
+        return Item(
+            self.x[b], self.gates[b], layout, position[b], self.x.shape[1], self.mix[b], self.conditions[b], dcondition,
+            self.rows, self.rows, self.biases[b], 0, **stack.scratch(CHUNK, b, stage),
+        )  # fmt: skip
+
+    def forward_tasks(self, gradients, weights, scale, losses):
+        """The skip sum, and with a head what follows: the loss, and the gradient of the skip sum in its place."""
+        tasks = {}
+        for b in range(self.batch):
+            grads = gradients._replace(slab=gradients.slab[b])
+            for i, (begin, end) in enumerate(self.spans):
+                for s in range(self.stages):
+                    item = self.item(b, s, self.forward_layouts[s], self.forward_position, self.conditions[b])
+                    tasks["forward", b, s, i] = (
+                        [("forward", b, s - 1, i), ("forward", b, s, i - 1)],
+                        train_forward, self.net, item, grads, self.cuts[s], self.cuts[s + 1], begin, end,
+                        self.codes[b], weights[b], scale, losses[b],
+                    )  # fmt: skip
+        return tasks
+
+    def backward_tasks(self, gradients, needs):
+        """All gradients that are needed, once the skip sum has been replaced by its gradient."""
+        stack, tasks, lowest = self.stack, {}, self.stack.lowest(needs)
+        if lowest == stack.blocks:
+            return tasks
+        stages = min(self.stages, stack.blocks - lowest)
+        cuts = [lowest + cut for cut in _cuts([1] * (stack.blocks - lowest), stages)]
+        self.dconditions = self.conditions
+        if self.local is not None and "condition" in needs:
+            self.dconditions = stack.local(None, self.batch, self.rows, "dcondition")
+            self.dconditions[:] = 0
+        for b in range(self.batch):
+            grads = gradients._replace(slab=gradients.slab[b])
+            items = [self.item(b, s, self.layout, self.position, self.dconditions[b]) for s in range(stages)]
+            for i, (begin, end) in reversed(list(enumerate(self.spans))):
+                for s in reversed(range(stages)):
+                    before = ("forward", b, self.stages - 1, len(self.spans) - 1)
+                    tasks["backward", b, s, i] = (
+                        [("backward", b, s + 1, i), ("backward", b, s, i + 1), before],
+                        train_backward, self.net, items[s], grads, cuts[s], cuts[s + 1], begin, end,
+                        self.codes[b], self.recompute,
+                    )  # fmt: skip
+        return tasks
+
+    def finish(self, gradients, into, needs):
+        """Add to ``into``; returns the gradient of the condition."""
+        dcondition = self.stack.unpack(gradients, into, needs, self.everyone, self.threads)
+        if self.local is None or "condition" not in needs:
+            return dcondition
+        dcondition = np.empty_like(self.local)
+        for b in range(self.batch):
+            unpack_rows(self.dconditions[b].reshape(self.stack.C, self.rows, self.stack.width), dcondition[b])
+        return dcondition
+
+
+def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs):
+    """Backend of the contract: returns the loss and the gradient of the condition."""
+    batch, count = weights.shape
+    window = Window(params, codes, count, condition, dilations=dilations, workspace=workspace, threads=threads,
+                    recompute=recompute, needs=needs)  # fmt: skip
+    gradients = window.stack.gradients(batch, needs)
+    scale = window.stack.dtype.type(1 / weights.sum(dtype=np.float64))
+    losses = np.zeros((batch, 1))
+    tasks = window.forward_tasks(gradients, weights, scale, losses) | window.backward_tasks(gradients, needs)
+    pool.run_graph(tasks, window.threads)
+    return float(losses.sum() * float(scale)), window.finish(gradients, into, needs)
 
 
 class Stream:
@@ -437,10 +557,7 @@ class Stream:
 
     def _panels(self, block):
         """A block's X as (batch, panels, rows, width)."""
-        stack = self.stacks[0]
-        begin, step = self._layout[X, :, block]
-        part = self.x[:, begin : begin + stack.R * step]
-        return part.reshape(self.batch, stack.R, -1, stack.width)
+        return self.stacks[0].inputs(self.x, self._layout, block)
 
     def copy(self):
         """A second stream that goes on from here; it shares the parameters."""
@@ -469,8 +586,8 @@ class Stream:
         gates = stack.array("gates", self.batch, 2 * stack.D * CHUNK * stack.width)
         mix = stack.array("mix", self.batch, (stack.R + stack.S) * CHUNK * stack.width)
         items = [
-            Item(self.x[b], gates[b], self._layout, self.position[b], True, True, self.x.shape[1], mix[b],
-                 conditions[b], conditions[b], rows, CHUNK, biases[b], 0, **stack.scratch(CHUNK, b))
+            Item(self.x[b], gates[b], self._layout, self.position[b], self.x.shape[1], mix[b], conditions[b],
+                 conditions[b], rows, CHUNK, biases[b], 0, **stack.scratch(CHUNK, b))
             for b in range(self.batch)
         ]  # fmt: skip
         return net, items
@@ -523,7 +640,7 @@ class Stream:
             rows = group.stop - group.start
             gates = stack.array(("step gates", group.start), 2 * stack.D * rows * stack.width)
             item = Item(
-                self.x[group].reshape(-1), gates, self._layout, position, True, True, self.x.shape[1], none, none, none,
+                self.x[group].reshape(-1), gates, self._layout, position, self.x.shape[1], none, none, none,
                 0, 0, biases[group].reshape(-1), biases.shape[1], **stack.scratch(rows, "step", group.start),
             )  # fmt: skip
             tasks.append(

@@ -50,16 +50,19 @@ Net = namedtuple(
     "head0 head0_bias head1 head1_bias conv_t mix_t condition_t head0_t head1_t zero",
 )
 # Gradients of one item in one array, packed like the parameters. residual_bias of block i belongs to block i - 1.
+# `needs` has a number for each block, and one for the head: the sum of what is to be computed there, named below.
 Grads = namedtuple(
-    "Grads", "slab embedding conv bias condition mix residual_bias skip_bias head0 head0_bias head1 head1_bias"
+    "Grads", "slab needs embedding conv bias condition mix residual_bias skip_bias head0 head0_bias head1 head1_bias"
 )
+RESIDUAL, SKIP, CONV, CONDITION_WEIGHT, CONDITION, INPUT, EMBEDDING = 1, 2, 4, 8, 16, 32, 64  # of a block
+HEAD0, HEAD1, SKIP_SUM = 1, 2, 4  # of the head
 # Activations of one item. `layout` holds for each block where its input X and its gates begin and how far their panels
-# lie apart, in elements. Rows are times, but for buffers that slide along: those have each block's present row in
-# `position`. `scratch` is of one chunk: z, skip, end, logits and dend are where its matrices begin. In generation an
-# item is a group of streams, whose X and biases lie `stream_step` and `bias_step` elements apart.
+# lie apart, in elements. Rows are times where `position` is negative; a buffer that slides along has its present row
+# there. `scratch` is of one chunk: z, skip, end, logits and dend are where its matrices begin. In generation an item
+# is a group of streams, whose X and biases lie `stream_step` and `bias_step` elements apart.
 Item = namedtuple(
     "Item",
-    "x gates layout position x_slides gates_slide stream_step mix condition dcondition rows mix_rows bias bias_step "
+    "x gates layout position stream_step mix condition dcondition rows mix_rows bias bias_step "
     "scratch z skip end logits dend",
 )
 Options = namedtuple("Options", "seed temperature top_k top_p")  # of sampling
@@ -71,7 +74,9 @@ BEGIN, STEP = 0, 1
 @inner
 def inputs(item, block, t):
     """X of a block, from time t on."""
-    row = item.position[X, block] if item.x_slides else t
+    row = item.position[X, block]
+    if row < 0:
+        row = t
     w = width_of(address(item.x, 0))
     return strided_view(address(item.x, item.layout[X, BEGIN, block] + row * w), w, item.layout[X, STEP, block])
 
@@ -79,7 +84,9 @@ def inputs(item, block, t):
 @inner
 def gates_of(item, block, t):
     """tanh and sigmoid of a block (or the gradient of their inputs), from time t on."""
-    row = item.position[GATES, block] if item.gates_slide else t
+    row = item.position[GATES, block]
+    if row < 0:
+        row = t
     w = width_of(address(item.gates, 0))
     at = item.layout[GATES, BEGIN, block] + row * w
     return strided_view(address(item.gates, at), w, item.layout[GATES, STEP, block])
@@ -146,21 +153,26 @@ def head_backward(net, item, grads, mix_row, n):
     dskip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
     skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
     dlogits, dend = panel_view(item.scratch, item.logits, CHUNK), panel_view(item.scratch, item.dend, CHUNK)
-    weights, slab = net.weights, grads.slab
-    add_column_sums(dlogits, n, net.Q, address(slab, grads.head1_bias))
-    column_product(left_view(end, net.E), dlogits, n, net.Q, address(slab, grads.head1))
-    matrix, sums = address(weights, net.head1_t), address(slab, grads.head0_bias)
-    row_product_mask(left_view(dlogits, net.Q), matrix, n, net.E, dend, end, sums)
-    column_product(left_view(skip_on, net.S), dend, n, net.E, address(slab, grads.head0))
-    matrix, sums = address(weights, net.head0_t), address(slab, grads.skip_bias)
-    row_product_mask(left_view(dend, net.E), matrix, n, net.S, dskip, skip_on, sums)
+    weights, slab, needs = net.weights, grads.slab, grads.needs[len(net.dilations)]
+    if needs & HEAD1:
+        add_column_sums(dlogits, n, net.Q, address(slab, grads.head1_bias))
+        column_product(left_view(end, net.E), dlogits, n, net.Q, address(slab, grads.head1))
+    if needs & (HEAD0 | SKIP_SUM):
+        matrix, sums = address(weights, net.head1_t), address(slab, grads.head0_bias)
+        row_product_mask(left_view(dlogits, net.Q), matrix, n, net.E, dend, end, sums)
+    if needs & HEAD0:
+        column_product(left_view(skip_on, net.S), dend, n, net.E, address(slab, grads.head0))
+    if needs & SKIP_SUM:
+        matrix, sums = address(weights, net.head0_t), address(slab, grads.skip_bias)
+        row_product_mask(left_view(dend, net.E), matrix, n, net.S, dskip, skip_on, sums)
 
 
 @inner
 def block_backward(net, item, grads, block, t, n, mix, z, recompute):
-    """n rows back through one block; dh in the first panels of ``mix`` is replaced, parameter gradients +=."""
+    """n rows back through one block, as far as is needed: dh in the first panels of ``mix`` is replaced, the gates are
+    by their gradient, parameter gradients +=."""
     weights, slab, w = net.weights, grads.slab, width_of(address(net.weights, 0))
-    dilation, D2, RS = net.dilations[block], 2 * net.D, net.R + net.S
+    dilation, D2, RS, needs = net.dilations[block], 2 * net.D, net.R + net.S, grads.needs[block]
     if recompute:
         item.position[GATES, block] -= n
         gate_forward(net, item, block, t, n, z)
@@ -169,21 +181,27 @@ def block_backward(net, item, grads, block, t, n, mix, z, recompute):
     sums = address(slab, grads.bias + block * D2 * w)
     row_product_gate_backward(left_view(mix, RS), matrix, n, net.D, gates, z, sums)
 
-    column_product(left_view(z, net.D), mix, n, RS, address(slab, grads.mix + block * RS * net.D * w * w))
-    x = left_taps(down(inputs(item, block, t), -(net.kernel - 1) * dilation), net.R, dilation * w, net.kernel)
-    column_product(x, gates, n, D2, address(slab, grads.conv + block * net.kernel * net.R * D2 * w * w))
-    if net.C > 0:
+    if needs & (RESIDUAL | SKIP):
+        begin = 0 if needs & RESIDUAL else net.R
+        end = RS if needs & SKIP else net.R
+        target = address(slab, grads.mix + (block * RS + begin) * net.D * w * w)
+        column_product(left_view(z, net.D), right(mix, begin), n, end - begin, target)
+    if needs & CONV:
+        x = left_taps(down(inputs(item, block, t), -(net.kernel - 1) * dilation), net.R, dilation * w, net.kernel)
+        column_product(x, gates, n, D2, address(slab, grads.conv + block * net.kernel * net.R * D2 * w * w))
+    if needs & CONDITION_WEIGHT:
         condition = down(panel_view(item.condition, 0, item.rows), t)
-        dcondition = down(panel_view(item.dcondition, 0, item.rows), t)
         target = address(slab, grads.condition + block * net.C * D2 * w * w)
         column_product(left_view(condition, net.C), gates, n, D2, target)
+    if needs & CONDITION:
+        dcondition = down(panel_view(item.dcondition, 0, item.rows), t)
         matrix = address(weights, net.condition_t + block * D2 * net.C * w * w)
         row_product(left_view(gates, D2), matrix, n, net.C, dcondition, dcondition)
-
-    later = left_taps(down(gates, (net.kernel - 1) * dilation), D2, -dilation * w, net.kernel)
-    matrix = address(weights, net.conv_t + block * net.kernel * D2 * net.R * w * w)
-    sums = address(slab, grads.residual_bias + block * net.R * w)
-    row_product_sum(later, matrix, n, net.R, mix, mix, sums)
+    if needs & INPUT:
+        later = left_taps(down(gates, (net.kernel - 1) * dilation), D2, -dilation * w, net.kernel)
+        matrix = address(weights, net.conv_t + block * net.kernel * D2 * net.R * w * w)
+        sums = address(slab, grads.residual_bias + block * net.R * w)
+        row_product_sum(later, matrix, n, net.R, mix, mix, sums)
 
 
 # ---- a span of chunks ------------------------------------------------------------------------------------------------
@@ -191,19 +209,24 @@ def block_backward(net, item, grads, block, t, n, mix, z, recompute):
 def train_forward(net, item, grads, first, last, begin, end, codes, weights, scale, loss):
     """A span forward; the last stage adds to the loss and turns the skip sum into its gradient.
 
-    The first stage's first span, which every other task of the item waits for, clears the gradients.
+    The first stage's first span, which every other task of the item waits for, clears the gradients. Inputs of blocks
+    that backward does not reach slide along.
     """
     if first == 0 and begin == 0:
         zero_memory(address(grads.slab, 0), len(grads.slab))
+    needs = grads.needs[len(net.dilations)]
     for t in range(begin, end, CHUNK):
         real = min(CHUNK, end - t)
         n = (real + TILE - 1) // TILE * TILE
+        slide_down(net, item, first, last, n)
         blocks_forward(net, item, codes, first, last, t, t, n)
+        advance(item, first, last, n)
         if last == len(net.dilations):
             logits = head_forward(net, item, t, n)
-            loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], scale, True)
-            zero_rows(down(logits, real), n - real, net.Q)
-            head_backward(net, item, grads, t, n)
+            loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], scale, needs != 0)
+            if needs:
+                zero_rows(down(logits, real), n - real, net.Q)
+                head_backward(net, item, grads, t, n)
 
 
 @jit
@@ -220,7 +243,7 @@ def train_backward(net, item, grads, first, last, begin, end, codes, recompute):
             zero_rows(mix, n, net.R)
         for block in range(last - 1, first - 1, -1):
             block_backward(net, item, grads, block, t, n, mix, z, recompute)
-        if first == 0:
+        if first == 0 and grads.needs[0] & EMBEDDING:
             for r in range(real):
                 add_to_table(down(mix, r), address(grads.slab, grads.embedding), codes[t + r], net.R, net.classes)
 
@@ -241,15 +264,15 @@ def slide_up(net, item, first, last, n):
 
 
 @inner
-def slide_down(net, item, n):
-    """Make room for n rows below the present one: a full input buffer moves its past rows to its beginning.
+def slide_down(net, item, first, last, n):
+    """Make room for n rows below the present one: a full input buffer that slides moves its past rows to its beginning.
 
     The item's streams lie ``stream_step`` elements apart, and share their positions.
     """
     w = width_of(address(item.x, 0))
-    for block in range(len(net.dilations)):
+    for block in range(first, last):
         position, rows = item.position[X, block], item.layout[X, STEP, block] // w
-        if position + n > rows:
+        if position >= 0 and position + n > rows:
             kept = (net.kernel - 1) * net.dilations[block]
             for stream in range(len(item.x) // item.stream_step):
                 for p in range(net.R):
@@ -260,12 +283,19 @@ def slide_down(net, item, n):
 
 
 @inner
+def advance(item, first, last, n):
+    """The inputs that slide go on by n rows."""
+    for block in range(first, last):
+        if item.position[X, block] >= 0:
+            item.position[X, block] += n
+
+
+@inner
 def stream_chunk(net, item, codes, t, n, real):
     """Logits of a chunk, forward only, through buffers that slide; ``real`` of its n rows are kept."""
-    slide_down(net, item, n)
+    slide_down(net, item, 0, len(net.dilations), n)
     blocks_forward(net, item, codes, 0, len(net.dilations), t, 0, n)
-    for block in range(len(net.dilations)):
-        item.position[X, block] += real
+    advance(item, 0, len(net.dilations), real)
     return head_forward(net, item, 0, n)
 
 
@@ -339,7 +369,7 @@ def stream_samples(net, item, codes, out, options, first_stream, time, probabili
     """Draw codes for a group of streams, each from the logits after the one before; ``codes`` start them."""
     n, count = out.shape
     for i in range(count):
-        slide_down(net, item, 1)
+        slide_down(net, item, 0, len(net.dilations), 1)
         logits = sample_step(net, item, codes, n)
         for b in range(n):
             draw = uniform(options.seed, first_stream + b, time + i)

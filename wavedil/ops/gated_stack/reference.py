@@ -62,9 +62,11 @@ def loss(params, codes, weights, *, dilations, condition, threads):
     return float((weights * nats).sum() / weights.sum())
 
 
-def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute):
+def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs):
     """Backend of the contract. All gradients are +=."""
     del workspace, threads, recompute  # nothing to share, split or save here
+    # All are computed, so that it stays plain; those that nobody needs are let go.
+    into = {name: into[name] if name in needs else np.zeros_like(p) for name, p in params.items()}
     logits, (c, blocks, skip, end) = _forward(params, codes[:, :-1], dilations, condition)
     nats, probability = _nats(logits, codes[:, 1:])
     one_hot = np.arange(logits.shape[-1]) == codes[:, 1:, None]
@@ -99,7 +101,7 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
             into[f"blocks.{i}.conv.weight"][k] += np.einsum("bti,bto->io", x[:, :kept], dpre[:, shift:])
             dh[:, :kept] += dpre[:, shift:] @ weight[k].T
     np.add.at(into["input.embedding"], codes[:, :-1], dh)
-    return float((weights * nats).sum() / weights.sum()), dcondition
+    return float((weights * nats).sum() / weights.sum()), dcondition if "condition" in needs else None
 
 
 class Stream:
