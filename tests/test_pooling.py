@@ -14,24 +14,35 @@ STREAMED = ("average", "statistics", "attentive-32", "far-from-zero")
 
 
 def arrays_of(name, dtype="float64"):
+    """Arrays without weights, settings, weights."""
     arrays, settings = h.cases("pooling").inputs(h.case_named("pooling", name), dtype)
-    arrays.pop("weights", None)
-    return arrays, settings
+    return arrays, settings, arrays.pop("weights", None)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", STREAMED)
 @given(data=st.data())
-def test_a_stream_in_any_split_ends_as_forward(name, data):
-    arrays, settings = arrays_of(name)
+def test_a_stream_in_any_split_ends_as_forward(name, weighted, data):
+    arrays, settings, weights = arrays_of(name)
     x = arrays.pop("x")
+    weights = weights if weighted else np.ones(x.shape[:2])
     cuts = data.draw(st.lists(st.integers(1, x.shape[1] - 1), max_size=6, unique=True).map(sorted), label="cuts")
     backends = data.draw(st.permutations(BACKENDS), label="backends")  # a state goes from one to the other
     state, end = pooling.init_state(len(x), x.shape[2]), 0
-    for i, piece in enumerate(np.split(x, cuts, axis=1)):
-        y = pooling.step(piece, state, **arrays, **settings, backend=backends[i % len(backends)])
+    for i, (piece, part) in enumerate(zip(np.split(x, cuts, 1), np.split(weights, cuts, 1), strict=True)):
+        given_weights = part if weighted else None
+        y = pooling.step(piece, state, **arrays, **settings, weights=given_weights, backend=backends[i % len(backends)])
         end += piece.shape[1]
-        so_far, _ = pooling.forward(x[:, :end], **arrays, **settings, backend="reference")
+        so_far, _ = pooling.forward(x[:, :end], **arrays, **settings, weights=weights[:, :end], backend="reference")
         h.assert_close(y, so_far, 1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stream_without_rows_that_count(backend):
+    state = pooling.init_state(2, 3)
+    rows = np.array([[0, 0], [1, 0]])
+    y = pooling.step(np.full((2, 2, 3), np.nan), state, weights=rows, backend=backend)
+    assert np.isnan(y[1]).all() and not y[0].any()  # the NaN that counts shows, the one that does not does not
 
 
 def test_a_long_stream_in_float32_loses_no_digits():
@@ -51,7 +62,7 @@ def test_a_long_stream_in_float32_loses_no_digits():
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", pooling.KINDS)
 def test_padding_changes_no_bit_and_may_be_nan(kind, backend):
-    arrays, settings = arrays_of("attentive-32", "float32")
+    arrays, settings, _ = arrays_of("attentive-32", "float32")
     x, settings["kind"] = arrays.pop("x"), kind
     arrays = arrays if kind == "attentive" else {}
     lengths = np.array([203, 97, 1])
@@ -80,7 +91,7 @@ def test_large_scores_do_not_overflow(backend):
 
 
 def test_statistics_are_those_of_numpy():
-    arrays, settings = arrays_of("statistics")
+    arrays, settings, _ = arrays_of("statistics")
     y, _ = pooling.forward(**arrays, **settings)
     x = arrays["x"]
     np.testing.assert_allclose(y, np.concatenate([x.mean(1), np.sqrt(x.var(1) + 1e-5)], axis=1), rtol=1e-12)
@@ -107,7 +118,7 @@ GOOD = dict(x=X, w=W, b=B, v=B, kind="attentive")
         (errors.ConfigError, "v must be given for kind 'attentive', got None", dict(v=None)),
         (errors.ConfigError, "w must be None for kind 'average', got an array", dict(kind="average")),
         (errors.ShapeError, r"weights must be \(2, 5\), got \(2, 4\)", dict(weights=np.ones((2, 4)))),
-        (errors.ShapeError, "weights must .* not all 0 in an item", dict(weights=np.array([[1] * 5, [0] * 5]))),
+        (errors.ShapeError, "weights must have a positive sum", dict(weights=np.array([[1] * 5, [0] * 5]))),
         (errors.ShapeError, "weights must be finite", dict(weights=np.full((2, 5), np.nan))),
         (errors.ShapeError, "weights must be .* a least of -1", dict(weights=np.array([[1, 1, 1, 1, -1]] * 2))),
         (errors.DTypeError, "weights must be an array of numbers, got", dict(weights=[[1] * 5] * 2)),

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavedil.errors import CheckpointError, ConfigError, ShapeError, WavedilError
+from wavedil.errors import CheckpointError, ConfigError, ShapeError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
 from wavedil.layers import files
 from wavedil.layers import names as naming
 from wavedil.layers.parameters import Parameters
+from wavedil.models.stored import Stored
 from wavedil.ops import contract, gated_stack
 from wavedil.receptive import check_dilations, receptive_field
 
@@ -109,7 +110,7 @@ class WaveNetConfig:
         return cls(**values)
 
 
-class WaveNet:
+class WaveNet(Stored):
     """A WaveNet: ``logits[:, t]`` predicts ``codes[:, t + 1]`` from ``codes[:, : t + 1]``.
 
     The equations and the parameters' names and shapes are those of `wavedil.ops.gated_stack`; with speakers there
@@ -350,64 +351,6 @@ class WaveNet:
             primer[:, -1], n, state, condition, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
             progress=progress,
         )  # fmt: skip
-
-    # files ------------------------------------------------------------------------------------------------------------
-    def save(self, path, *, step=None, params=None, extra=None):
-        """Write the parameters and the config to a safetensors file, atomically.
-
-        Parameters
-        ----------
-        path : path-like
-        step : int, optional
-            Training step, for the file's metadata.
-        params : mapping of str to array, optional
-            Other values than the model's own (averaged weights).
-        extra : mapping, optional
-            More metadata, as JSON values.
-
-        Raises
-        ------
-        CheckpointError
-            If the file cannot be written; what was there before is untouched.
-        """
-        tensors = dict(self.params if params is None else params) | {f"buffers/{k}": v for k, v in self.buffers.items()}
-        about = {
-            **(extra or {}), "kind": "model", "class": type(self).__name__, "config": self.config.to_dict(),
-            "dtype": str(self.dtype), "step": step,
-        }  # fmt: skip
-        files.write(path, tensors, about)
-
-    @classmethod
-    def load(cls, path, **options):
-        """The model that `save` wrote; options are those of the constructor that do not live in the file.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is not there, damaged, or holds something else.
-        """
-        tensors, about = files.read(path, "model")
-        if about.get("class") != cls.__name__:
-            raise CheckpointError(f"{path}: must hold a {cls.__name__}, got a {about.get('class')}")
-        return cls.from_file(tensors, about, path, **options)
-
-    @classmethod
-    def from_file(cls, tensors, about, path, **options):
-        """The model of the values and metadata that were read from a file."""
-        dtype = about.get("dtype", "float32")
-        if dtype not in ("float32", "float64"):
-            raise CheckpointError(f"{path}: dtype must be float32 or float64, got {dtype!r}")
-        try:
-            config = cls.Config.from_dict(about.get("config"))
-        except ConfigError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        model = cls(config, dtype=dtype, **options)
-        try:
-            model.params.load({name: value for name, value in tensors.items() if not name.startswith("buffers/")})
-        except WavedilError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        model.about = about
-        return model
 
     # reuse ------------------------------------------------------------------------------------------------------------
     def load_params(self, source, *, only="*", strict=True, allow=()):

@@ -54,7 +54,7 @@ class Grads(NamedTuple):
 class State(NamedTuple):
     """The moments of all rows of a stream so far, in float64; owned by the caller and changed in place by `step`."""
 
-    total: np.ndarray  # (B,), the sum of exp(e - top); of ones without attention
+    total: np.ndarray  # (B,), the sum of m exp(e - top); of m without attention
     top: np.ndarray  # (B,), the largest score
     mean: np.ndarray  # (B, C)
     variance: np.ndarray  # (B, C)
@@ -190,8 +190,10 @@ def init_state(batch, channels):
     return State(np.zeros(batch), np.full(batch, -np.inf), np.zeros((batch, channels)), np.zeros((batch, channels)))
 
 
-def step(x, state, w=None, b=None, v=None, *, kind="average", out=None, workspace=None, backend=None):
+def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=None, workspace=None, backend=None):
     """Take the next rows of streams in; the pooled vectors of all their rows so far, as `forward` would give them.
+
+    A stream of which no row has counted yet has means and variances of 0.
 
     Parameters
     ----------
@@ -199,6 +201,8 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", out=None, workspac
         Any number of rows from 1 up.
     state : State
         Of `init_state`; changed in place.
+    weights : (B, n) array of numbers or booleans, optional
+        How much each row counts, beside all others of the stream; all zero is allowed here.
     w, b, v, kind, workspace, backend
         As in `forward`.
     out : array of the shape of y, optional
@@ -219,9 +223,14 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", out=None, workspac
         shape = (batch,) if name in ("total", "top") else (batch, channels)
         contract.target(where, f"state.{name}", array, shape, np.float64)
     kernels = contract.backend(where, backend, x)
+    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)
+    rows.fill(1)
+    if weights is not None:
+        _check_weights(where, weights, rows)
+        rows[...] = weights
     given = [("x", x), ("w", w), ("b", b), ("v", v)]
     y = contract.output(where, "out", out, (batch, width(channels, kind)), x.dtype, workspace, given)
-    kernels.step(y, state, x, w, b, v, kind, workspace=workspace)
+    kernels.step(y, state, x, rows, w, b, v, kind, workspace=workspace)
     return y
 
 
@@ -250,14 +259,19 @@ def _weights(where, weights, out):
     if weights is None:
         out.fill(1 / out.shape[1])
         return
+    totals = _check_weights(where, weights, out)
+    if totals.min() <= 0:
+        raise ShapeError(f"{where}: weights must have a positive sum in each item, got {totals.min()}")
+    np.divide(weights, totals[:, None], out=out, casting="same_kind")
+
+
+def _check_weights(where, weights, like):
+    """The sum of each item's weights."""
     if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "fiub":
         raise DTypeError(f"{where}: weights must be an array of numbers, got {getattr(weights, 'dtype', weights)!r}")
-    if weights.shape != out.shape:
-        raise ShapeError(f"{where}: weights must be {out.shape}, got {weights.shape}")
+    if weights.shape != like.shape:
+        raise ShapeError(f"{where}: weights must be {like.shape}, got {weights.shape}")
     totals = weights.sum(axis=1, dtype=np.float64)
-    if not (weights.min() >= 0 and np.isfinite(totals).all() and totals.min() > 0):
-        raise ShapeError(
-            f"{where}: weights must be finite, at least 0 and not all 0 in an item, got a least of {weights.min()} and "
-            f"a least sum of {totals.min()}"
-        )
-    np.divide(weights, totals[:, None], out=out, casting="same_kind")
+    if not (weights.min() >= 0 and np.isfinite(totals).all()):
+        raise ShapeError(f"{where}: weights must be finite and at least 0, got a least of {weights.min()}")
+    return totals

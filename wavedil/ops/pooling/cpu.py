@@ -40,11 +40,9 @@ def forward(y, shares, mean, variance, x, weights, w, b, v, kind, *, workspace, 
         mean[...], variance[...] = moments
 
 
-def step(y, state, x, w, b, v, kind, *, workspace):
+def step(y, state, x, weights, w, b, v, kind, *, workspace):
     """y =, and the state takes the rows in"""
     workspace = workspace or Workspace()
-    weights = workspace.array("pooling.ones", x.shape[:2], x.dtype)
-    weights[:] = 1
     scores = workspace.array("pooling.scores", x.shape[:2], x.dtype)
     _take_in(workspace, state, x, weights, scores, w, b, v, kind, threads=1)
     _result(y, state[2], state[3], kind)

@@ -49,17 +49,17 @@ def backward(grads, dy, saved, *, workspace, threads):
         grads.x[...] = dx
 
 
-def step(y, state, x, w, b, v, kind, *, workspace):
+def step(y, state, x, weights, w, b, v, kind, *, workspace):
     """y =, and the state takes the rows in."""
     total, top, mean, variance = state
+    x = np.where(weights[..., None] == 0, 0, x)
     scores = np.tanh(x @ w + b) @ v if kind == "attentive" else np.zeros(x.shape[:2])
-    highest = np.maximum(top, scores.max(axis=1))
-    shares = np.exp(scores - highest[:, None])
-    before = total * np.exp(top - highest)
-    total[:] = before + shares.sum(axis=1)
-    top[:] = highest
-    center = (before[:, None] * mean + np.einsum("bt,btc->bc", shares, x)) / total[:, None]
-    spread = np.einsum("bt,btc->bc", shares, (x - center[:, None]) ** 2)
-    variance[:] = (before[:, None] * (variance + (mean - center) ** 2) + spread) / total[:, None]
-    mean[:] = center
+    for i in np.flatnonzero(weights.any(axis=1)):
+        highest = max(top[i], scores[i][weights[i] > 0].max())
+        shares = weights[i] * np.exp(scores[i] - highest)
+        before = total[i] * np.exp(top[i] - highest)
+        total[i], top[i] = before + shares.sum(), highest
+        center = (before * mean[i] + shares @ x[i]) / total[i]
+        spread = before * (variance[i] + (mean[i] - center) ** 2) + shares @ (x[i] - center) ** 2
+        mean[i], variance[i] = center, spread / total[i]
     y[...] = mean if kind == "average" else np.concatenate([mean, np.sqrt(variance + EPSILON)], axis=1)
