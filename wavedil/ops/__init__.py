@@ -6,8 +6,13 @@ A family's package is the contract (equation, shapes, ``forward``, ``backward``,
 
 import importlib
 
-FAMILIES = ("conv1d", "conv2d", "gated_block", "gated_stack", "embedding", "cross_entropy", "pooling", "update")
-NOT_YET_ON_CUDA = frozenset({"conv2d", "gated_stack", "pooling"})  # a family outside this set must have a cuda.py
+FAMILIES = (
+    "conv1d", "conv2d", "gated_block", "gated_stack", "tcn_stack", "embedding", "cross_entropy", "loss", "activation",
+    "norm", "dropout", "upsample", "pooling", "update",
+)  # fmt: skip
+NOT_YET_ON_CUDA = frozenset(
+    {"conv2d", "gated_stack", "pooling", "activation", "loss", "norm", "dropout", "upsample", "tcn_stack"}
+)  # a family outside this set must have a cuda.py
 
 
 def __getattr__(name):

@@ -134,6 +134,15 @@ def whole(where, name, value, least=1):
     return number
 
 
+def real(where, name, value, wanted="a finite number", good=lambda value: True):
+    """A setting that is a finite number, and what else is wanted of it."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number) or not (
+        np.isfinite(value) and good(value)
+    ):
+        raise ConfigError(f"{where}: {name} must be {wanted}, got {value!r}")
+    return float(value)
+
+
 def threads(where, value):
     """A number of threads; None leaves it to the backend."""
     return None if value is None else whole(where, "threads", value)
@@ -199,6 +208,30 @@ def target(where, name, array, shape, dtype, like=None):
 def number(array):
     """The only element of an array, as a float."""
     return float((array.to_host() if is_device_array(array) else array)[0])
+
+
+def shares(where, weights, out, parts=1):
+    """Fill ``out`` with the weights of rows, divided by ``parts`` times their sum, and return it; None: all the same."""
+    if is_device_array(out):  # on the host, which waits for weights that lie on a device
+        if is_device_array(weights):
+            weights = floats(where, "weights", weights, out.shape, out.dtype).to_host()
+        out.set(shares(where, weights, np.empty(out.shape, out.dtype), parts))
+        return out
+    if weights is None:
+        out.fill(1 / (parts * out.size))
+        return out
+    if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "fiub":
+        raise DTypeError(f"{where}: weights must be an array of numbers, got {getattr(weights, 'dtype', weights)!r}")
+    if weights.shape != out.shape:
+        raise ShapeError(f"{where}: weights must be {out.shape}, got {weights.shape}")
+    total = float(weights.sum(dtype=np.float64))
+    if not (np.isfinite(total) and total > 0 and weights.min() >= 0):
+        raise ShapeError(
+            f"{where}: weights must be finite, at least 0 and not all 0, got a least of {weights.min()} "
+            f"and a sum of {total}"
+        )
+    np.divide(weights, parts * total, out=out, casting="same_kind")
+    return out
 
 
 class Gradients:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavedil.errors import DTypeError, ShapeError
+from wavedil.errors import DTypeError
 from wavedil.ops import contract
 
 
@@ -87,7 +87,7 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     kernels = contract.backend(where, backend, x, w=w, b=b, targets=targets)
     contract.in_range(where, "targets", targets, w.shape[1])
     shares = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype, x)
-    _shares(where, weights, shares)
+    contract.shares(where, weights, shares)
     loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64, x)
     kernels.forward(loss, x, w, b, targets, shares, workspace=workspace, threads=threads)
     return contract.number(loss), Saved(x, w, b, targets, shares)
@@ -133,28 +133,3 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     grads = contract.Gradients(where, Grads, shapes, ("x",), saved.x.dtype, into, needs, workspace, saved.x)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
     return grads.finish()
-
-
-def _shares(where, weights, out):
-    """Fill ``out`` with the weights divided by their sum."""
-    if contract.is_device_array(out):  # on the host, which waits for weights that lie on a device
-        shares = np.empty(out.shape, out.dtype)
-        if contract.is_device_array(weights):
-            weights = contract.floats(where, "weights", weights, out.shape, out.dtype).to_host()
-        _shares(where, weights, shares)
-        out.set(shares)
-        return
-    if weights is None:
-        out.fill(1 / out.size)
-        return
-    if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "fiub":
-        raise DTypeError(f"{where}: weights must be an array of numbers, got {getattr(weights, 'dtype', weights)!r}")
-    if weights.shape != out.shape:
-        raise ShapeError(f"{where}: weights must be {out.shape}, got {weights.shape}")
-    total = float(weights.sum(dtype=np.float64))
-    if not (np.isfinite(total) and total > 0 and weights.min() >= 0):
-        raise ShapeError(
-            f"{where}: weights must be finite, at least 0 and not all 0, got a least of {weights.min()} "
-            f"and a sum of {total}"
-        )
-    np.divide(weights, total, out=out, casting="same_kind")
