@@ -211,7 +211,7 @@ def number(array):
 
 
 def shares(where, weights, out, parts=1):
-    """Fill ``out`` with the weights of rows, divided by ``parts`` times their sum, and return it; None: all the same."""
+    """Fill ``out`` with the weights of rows, divided by ``parts`` times their sum; None: all the same. Returns it."""
     if is_device_array(out):  # on the host, which waits for weights that lie on a device
         if is_device_array(weights):
             weights = floats(where, "weights", weights, out.shape, out.dtype).to_host()

@@ -27,6 +27,8 @@ If only the last row's prediction counts, rows that it does not depend on are ne
 and so on, block i works on every 2^i-th row, which is a quarter of the work of an 8-block network, and the same result.
 """
 
+import difflib
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -85,8 +87,8 @@ def parameter_shapes(*, inputs, channels, kernel_size, outputs, classes=0):
 
 
 def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, loss, last=False, delta=None,
-                   dropout=None, workspace=None, backend=None, threads=None):  # fmt: skip
-    """Mean loss of the predictions, and the gradient of every parameter.
+                   dropout=None, needs=None, workspace=None, backend=None, threads=None):  # fmt: skip
+    """Mean loss of the predictions, and the gradient of every parameter that is needed.
 
     ``loss = sum(weights l(y, targets)) / sum(weights)``, where numbers also take the mean over the outputs.
 
@@ -111,6 +113,9 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
     delta : float, optional
         Of ``huber``.
     dropout : Dropout, optional
+    needs : collection of str, optional
+        Names of the parameters whose gradients are wanted; backward stops at the lowest block among them. None: all of
+        them. ``into`` may lack the others, which are not touched; a fresh mapping does.
     workspace : Workspace, optional
         Holds all large arrays from call to call.
     backend : {None, "cpu", "reference"}
@@ -128,14 +133,16 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
     """
     where = "tcn_stack.loss_and_grads"
     call = _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads)
+    needs = _needs(where, needs, call["params"])
+    shapes = {name: value for name, value in call["params"].items() if name in needs}
     if into is None:
-        into = {name: np.zeros_like(value) for name, value in params.items()}
-    for name, value in call["params"].items():
+        into = {name: np.zeros_like(value) for name, value in shapes.items()}
+    for name, value in shapes.items():
         if name not in into:
-            raise ConfigError(f"{where}: into must have an array for every parameter, got none for {name}")
+            raise ConfigError(f"{where}: into must have an array for every parameter needed, got none for {name}")
         contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype)
     module = contract.backend(where, backend, params["head.weight"])
-    return Result(module.loss_and_grads(into=into, workspace=workspace, **call), into)
+    return Result(module.loss_and_grads(into=into, needs=needs, workspace=workspace, **call), into)
 
 
 def loss(params, x, targets, weights=None, *, dilations, loss, last=False, delta=None, dropout=None, workspace=None,
@@ -149,7 +156,7 @@ def loss(params, x, targets, weights=None, *, dilations, loss, last=False, delta
     where = "tcn_stack.loss"
     call = _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads)
     module = contract.backend(where, backend, params["head.weight"])
-    return module.loss_and_grads(into=None, workspace=workspace, **call)
+    return module.loss_and_grads(into=None, needs=frozenset(), workspace=workspace, **call)
 
 
 def predict(params, x, *, dilations, last=False, workspace=None, backend=None, threads=None):
@@ -234,6 +241,19 @@ def _check(where, params, dilations):
     if f"blocks.{len(dilations)}.conv.0.weight" in params:
         raise ConfigError(f"{where}: params must have {len(dilations)} blocks, as there are dilations; got more")
     return checked, dilations
+
+
+def _needs(where, needs, params):
+    """The names whose gradients are needed, as a set."""
+    if needs is None:
+        return frozenset(params)
+    if isinstance(needs, str) or not isinstance(needs, Collection):
+        raise ConfigError(f"{where}: needs must be a collection of names, got {needs!r}")
+    for name in needs:
+        if name not in params:
+            near = difflib.get_close_matches(str(name), params, 1, 0)[0]
+            raise ConfigError(f"{where}: needs must name parameters, such as {near!r}, got {name!r}")
+    return frozenset(needs)
 
 
 def _input(where, x, params):

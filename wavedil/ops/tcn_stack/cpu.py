@@ -231,7 +231,9 @@ def _pair(values, shape, dtype):
     return np.zeros((*shape, 0), np.int64), layout.unlocked(values)
 
 
-def loss_and_grads(params, x, targets, shares, into, *, dilations, loss, last, delta, dropout, workspace, threads):
+def loss_and_grads(
+    params, x, targets, shares, into, *, dilations, loss, last, delta, dropout, needs, workspace, threads
+):
     """Backend of the contract: the loss; into +=, unless it is None."""
     threads = pool.check_threads(threads)
     stack = Stack(params, dilations, workspace or Workspace())
@@ -252,33 +254,44 @@ def loss_and_grads(params, x, targets, shares, into, *, dilations, loss, last, d
         targets, shares = targets[:, None], shares[:, None]
     pairs = _pair(x, (batch,), stack.dtype), _pair(targets, (batch,), stack.dtype)
     measure = Loss(KINDS[loss], stack.dtype.type(delta))
+    # Backward stops at the lowest block that needs something; -1 is the embedding.
+    lowest = min((_block(name, stack.blocks) for name in needs), default=stack.blocks)
     starts = {name: shared[name] for name in ("head", "head_bias", "embedding")}
     tasks = [
-        (train_items, net, stack.item(("train", g), plan, rows, last), Grads(slabs[g], **starts), drop, measure,
+        (train_items, net, stack.item(("train", g), plan, rows, last), Grads(slabs[g], lowest, **starts), drop, measure,
          *pairs, shares, losses, g, groups)
         for g in range(groups)
     ]  # fmt: skip
     pool.run(tasks, threads)
     if train:
-        _unpack(stack, slabs, at, shared, into)
+        _unpack(stack, slabs, at, shared, into, needs)
     return float(losses.sum())
 
 
-def _unpack(stack, slabs, at, shared, into):
+def _block(name, blocks):
+    """Number of the block that a parameter belongs to."""
+    first, *rest = name.split(".")
+    return {"input": -1, "head": blocks}[first] if first != "blocks" else int(rest[0])
+
+
+def _unpack(stack, slabs, at, shared, into, needs):
     """Add up the tasks' gradients, in their order; into +="""
     total = slabs.sum(axis=0)
     for name, begin, taps, before, after, _ in stack.matrices(at, shared, False):
+        if name not in needs:
+            continue
         rows, columns = stack.rows_map(name, before), stack.places(after)
         size = taps * len(rows) * len(columns)
         slab = total[begin : begin + size].reshape(1, -1, taps * len(rows), stack.width)
         layout.add_weight(slab, rows, columns, into[name], into[name].reshape(taps, before, after))
     for part, name in BIASES:
         for i in range(stack.blocks):
-            if at[part, i] >= 0:
+            if at[part, i] >= 0 and f"blocks.{i}.{name}" in needs:
                 target = into[f"blocks.{i}.{name}"]
                 target += total[at[part, i] : at[part, i] + len(target)]
-    target = into["head.bias"]
-    target += total[shared["head_bias"] : shared["head_bias"] + len(target)]
+    if "head.bias" in needs:
+        target = into["head.bias"]
+        target += total[shared["head_bias"] : shared["head_bias"] + len(target)]
 
 
 def predict(out, params, x, *, dilations, last, workspace, threads):

@@ -53,8 +53,9 @@ Net = namedtuple(
     "kernel dilations panels rows offset stride first step at weights head head_bias head_t embedding zero Q outputs "
     "classes inputs channels last",
 )
-# Where the shared gradients begin in a slab; those of the blocks begin where the parameters do.
-Grads = namedtuple("Grads", "slab head head_bias embedding")
+# Where the shared gradients begin in a slab; those of the blocks begin where the parameters do. `lowest` is the first
+# block with gradients that somebody needs: -1 stands for the embedding.
+Grads = namedtuple("Grads", "slab lowest head head_bias embedding")
 # Activations in one array. `begin[KIND, block]` is where each begins and `height[KIND, block]` how many rows its panels
 # have; `past[block]` rows of X and A lie before the first one (or before the present one of a stream).
 Item = namedtuple("Item", "data begin height past logits dtop d0 d1 tall stuffed")
@@ -347,13 +348,13 @@ def item_backward(net, item, grads, drop, codes, t, real):
     """The same rows back, from the gradient in dtop."""
     w, top = width_of(address(item.data, 0)), len(net.dilations)
     dh, which = top_gradient(net, item, t), 0
-    for block in range(top - 1, -1, -1):
+    for block in range(top - 1, max(grads.lowest, 0) - 1, -1):
         n = whole(net.rows[block] if net.last else real)
         m = whole(net.rows[block + 1] if net.last else real)
         dx = strided_view(address(item.data, item.d1 if which else item.d0), w, item.tall * w)
-        if block_backward(net, item, grads, drop, block, t, n, m, dh, dx, block > 0 or net.classes > 0):
+        if block_backward(net, item, grads, drop, block, t, n, m, dh, dx, block > grads.lowest):
             dh, which = dx, 1 - which
-    if net.classes > 0:
+    if grads.lowest < 0:
         for r in range(net.rows[0] if net.last else real):
             code = codes[net.offset[0] + net.stride[0] * (t + r)]
             add_to_table(down(dh, r), address(grads.slab, grads.embedding), code, net.panels[0], net.classes)

@@ -88,7 +88,9 @@ def _forward(params, x, dilations, last, dropout):
     return tape, x[:, -1:] if last else x, backward
 
 
-def loss_and_grads(params, x, targets, shares, into, *, dilations, loss, last, delta, dropout, workspace, threads):
+def loss_and_grads(
+    params, x, targets, shares, into, *, dilations, loss, last, delta, dropout, needs, workspace, threads
+):
     """The loss; into +=, unless it is None."""
     tape, h, backward = _forward(params, x, dilations, last, dropout)
     w, b = params["head.weight"], params["head.bias"]
@@ -106,8 +108,8 @@ def loss_and_grads(params, x, targets, shares, into, *, dilations, loss, last, d
         dh = head_back(losses.backward(total, saved, backend="reference").x)
     if into is not None:
         backward(dh)
-        for name, gradient in tape.grads.items():
-            into[name][...] += gradient
+        for name in needs:
+            into[name][...] += tape.grads[name]
     return value * total
 
 
