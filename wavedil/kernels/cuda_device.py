@@ -6,6 +6,7 @@ test puts in with `use`. Nothing here waits for a device but `Array.to_host`.
 
 import contextlib
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -378,6 +379,26 @@ class HostEngine(Engine):
 
     def memory(self):
         return self.limit, self.limit
+
+
+def stage(workspace, engine, name, values):
+    """A host array's copy on the device, by way of the workspace's pinned memory.
+
+    Two buffers take turns, so that the host can fill one while the device still reads the other.
+    """
+    if workspace is None:
+        return engine.array(values)
+    key = (engine.name, name, values.shape, values.dtype.str)
+    slots = workspace.held(key)
+    if slots is None:
+        pairs = [
+            (engine.staging(values.size, values.dtype), engine.empty(values.shape, values.dtype)) for _ in range(2)
+        ]  # fmt: skip
+        slots = workspace.hold(key, itertools.cycle(pairs))
+    pinned, copy = next(slots)
+    pinned[:] = values.reshape(-1)
+    engine.upload(copy.flat, pinned)
+    return copy
 
 
 def scratch(workspace, engine):

@@ -384,6 +384,8 @@ def columns(
     """
     rows_out, count = g.shape[-2], g.shape[-1]
     batch = g.size // (rows_out * count)
+    if dw is None and db is None:
+        return
     inputs = inputs or a.shape[-1]
     rows_in = codes.size // batch if codes is not None else a.size // (batch * inputs)
     kernel = column_product(g.dtype, left)

@@ -11,7 +11,7 @@ FAMILIES = (
     "norm", "dropout", "upsample", "pooling", "update",
 )  # fmt: skip
 NOT_YET_ON_CUDA = frozenset(
-    {"conv2d", "gated_stack", "pooling", "activation", "loss", "norm", "dropout", "upsample", "tcn_stack"}
+    {"conv2d", "pooling", "activation", "loss", "norm", "dropout", "upsample", "tcn_stack"}
 )  # a family outside this set must have a cuda.py
 
 

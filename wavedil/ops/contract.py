@@ -52,7 +52,7 @@ def backend(where, name, like, **others):
 
 
 def is_device_array(value):
-    return hasattr(value, "__cuda_array_interface__")
+    return not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__")
 
 
 def same_place(where, name, array, like):

@@ -36,8 +36,7 @@ def backward(grads, dy, saved, *, workspace, threads):
         if grads.x is not None:
             dx = grads.x.reshape(-1, x.shape[-1])[first:end]
             cuda_tiles.rows(dx.reshape(1, *dx.shape), logits, w, transposed=True)
-        if not grads.w is grads.b is None:
-            cuda_tiles.columns(make, grads.w, grads.b, rows, logits)
+        cuda_tiles.columns(make, grads.w, grads.b, rows, logits)
 
 
 def _chunks(make, x, w, b):

@@ -53,7 +53,7 @@ def backward(grads, dy, saved, *, workspace, threads):
         (grads.residual_weight, grads.residual_bias, dy.h), (grads.skip_weight, grads.skip_bias, dy.skip)
     )  # fmt: skip
     for dw, db, g in pairs:
-        if g is not None and not dw is db is None:
+        if g is not None:
             cuda_tiles.columns(make, dw, db, saved.tanh, g, a2=saved.sigmoid, left="product")
 
 
@@ -134,8 +134,7 @@ def conv_gradients(make, grads, x, dpre, shift, dilation, saved):
     condition, taps = saved.condition, saved.conv_weight.shape[0]
     settings = {"taps": taps, "shift": shift, "dilation": dilation}
     if condition is None or condition.ndim == 3:
-        if not grads.conv_weight is grads.conv_bias is None:
-            cuda_tiles.columns(make, grads.conv_weight, grads.conv_bias, x, dpre, **settings)
+        cuda_tiles.columns(make, grads.conv_weight, grads.conv_bias, x, dpre, **settings)
         rows, d_rows = condition, dpre
     else:
         batch, count = x.shape[0], dpre.shape[2]

@@ -83,7 +83,8 @@ def loss_and_grads(params, codes, weights=None, into=None, *, dilations, conditi
     Parameters
     ----------
     params : mapping of str to array
-        See the module. All of one dtype, float32 or float64.
+        See the module. All of one dtype, float32 or float64, in one place. Codes and weights may stay on the host
+        though the parameters are on a device: they are copied to it.
     codes : (B, T + 1) array of ints in [0, Q)
         ``codes[:, t + 1]`` is predicted from ``codes[:, : t + 1]``.
     weights : (B, T) array, optional
@@ -101,7 +102,7 @@ def loss_and_grads(params, codes, weights=None, into=None, *, dilations, conditi
         blocks must run. None: all of them. ``into`` may lack the others, which are not touched; a fresh mapping does.
     workspace : Workspace, optional
         Holds all large arrays from call to call.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
     threads : int, optional
         None: one a core. Changes no bit of the result.
 
@@ -119,7 +120,7 @@ def loss_and_grads(params, codes, weights=None, into=None, *, dilations, conditi
     weights = _weights(where, weights, codes, params)
     needs = _needs(where, needs, params, condition)
     into = _into(where, into, params, needs)
-    module = contract.backend(where, backend, params["input.embedding"])
+    module = contract.backend(where, backend, params["input.embedding"], **params, condition=condition)
     loss, dcondition = module.loss_and_grads(
         params, codes, weights, into, dilations=dilations, condition=condition, recompute=bool(recompute),
         needs=needs, workspace=workspace, threads=contract.threads(where, threads),
@@ -140,7 +141,7 @@ def loss(params, codes, weights=None, *, dilations, condition=None, backend=None
     where = "gated_stack.loss"
     params, dilations, codes, condition = _check(where, params, dilations, codes, condition, extra=1)
     weights = _weights(where, weights, codes, params)
-    module = contract.backend(where, backend, params["input.embedding"])
+    module = contract.backend(where, backend, params["input.embedding"], **params, condition=condition)
     return module.loss(
         params, codes, weights, dilations=dilations, condition=condition, threads=contract.threads(where, threads)
     )
@@ -159,7 +160,7 @@ def init_state(params, batch=1, *, dilations, condition_channels=0, backend=None
     dilations : sequence of int
     condition_channels : int
         Channels of the condition that `step` will be given; 0 for none.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
     threads : int, optional
         Streams are spread over so many threads.
 
@@ -172,7 +173,7 @@ def init_state(params, batch=1, *, dilations, condition_channels=0, backend=None
     channels = contract.whole(where, "condition_channels", condition_channels, 0)
     params, dilations, _, _ = _check(where, params, dilations, None, None, condition_channels=channels)
     batch = contract.whole(where, "batch", batch)
-    module = contract.backend(where, backend, params["input.embedding"])
+    module = contract.backend(where, backend, params["input.embedding"], **params)
     return module.init_state(
         params, batch, dilations=dilations, condition_channels=channels, threads=contract.threads(where, threads)
     )
@@ -198,7 +199,7 @@ def step(codes, state, condition=None, *, out=None):
     where = "gated_stack.step"
     codes, condition = _check_step(where, codes, state, condition)
     shape, dtype = (*codes.shape, state.classes), state.dtype
-    out = contract.output(where, "out", out, shape, dtype, None)
+    out = contract.output(where, "out", out, shape, dtype, None, [("the state", getattr(state, "like", None))])
     state.step(codes, condition, out)
     return out
 
@@ -279,7 +280,10 @@ def _check_step(where, codes, state, condition):
     if not state.condition_channels:
         raise ConfigError(f"{where}: condition must be None, as the state was made for none, got {condition.shape}")
     shape = (len(codes), *codes.shape[1:] * (condition.ndim == 3), state.condition_channels)
-    return codes, contract.floats(where, "condition", condition, shape, state.dtype, like="the state")
+    condition = contract.floats(where, "condition", condition, shape, state.dtype, like="the state")
+    if getattr(state, "like", None) is not None:
+        contract.same_place(where, "condition", condition, state.like)
+    return codes, condition
 
 
 def _check(where, params, dilations, codes, condition, extra=0, condition_channels=0):
@@ -337,12 +341,12 @@ def _into(where, into, params, needs):
     """``into`` after checks, or zeros to add the gradients to."""
     shapes = {name: value for name, value in params.items() if name in needs}
     if into is None:
-        return {name: np.zeros_like(value) for name, value in shapes.items()}
+        return {name: contract.zeros(value.shape, value.dtype, value) for name, value in shapes.items()}
     for name, value in shapes.items():
         if name not in into:
             what = "every parameter" if len(shapes) == len(params) else "every parameter in needs"
             raise ConfigError(f"{where}: into must have an array for {what}, got none for {name}")
-        contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype)
+        contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype, value)
     return into
 
 
@@ -351,6 +355,8 @@ def _weights(where, weights, codes, params):
     shape = (len(codes), codes.shape[1] - 1)
     if weights is None:
         return np.ones(shape, dtype)
+    if contract.is_device_array(weights):  # checked on the host, which waits for them
+        weights = contract.floats(where, "weights", weights, shape, dtype, like="params").to_host()
     weights = np.asarray(weights)
     if weights.dtype.kind not in "fbiu":
         raise DTypeError(f"{where}: weights must be numbers, got {weights.dtype}")

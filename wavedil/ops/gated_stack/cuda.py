@@ -1,0 +1,366 @@
+"""CUDA: block by block over the whole window, of the same tiled products as the single ops, one after the other.
+
+Kept from forward to backward are each block's input, tanh and sigmoid (with ``recompute`` only its input); the gradient
+of the gates, of the residual stream and of the skip sum each have one array for all blocks. Logits exist for a chunk of
+rows at a time, and turn into their gradient in place. Nothing waits for the device until the loss is copied.
+
+A stream keeps each block's latest input rows in a ring: row t of the stream is at ``t % past``.
+"""
+
+import copy
+
+import numpy as np
+
+from wavedil.errors import DivergedError, OutOfMemoryError
+from wavedil.kernels import cuda_device, cuda_rows, cuda_tiles
+from wavedil.kernels.cuda_device import scratch, stage
+from wavedil.kernels.workspace import Workspace
+from wavedil.ops import gated_block
+from wavedil.ops.cross_entropy.cuda import CHUNK, rows_loss
+from wavedil.ops.embedding import cuda as embedding
+from wavedil.ops.gated_block.cuda import conv_gradients, gates, gates_back, input_gradient, mix, project
+from wavedil.ops.gated_stack import cuda_sample
+
+BLOCK = ("conv.weight", "conv.bias", "residual.weight", "residual.bias", "skip.weight", "skip.bias")
+
+
+class _Sizes:
+    """The shapes of a stack."""
+
+    def __init__(self, params, dilations):
+        self.classes, self.channels = params["input.embedding"].shape
+        self.taps, _, self.wide = params["blocks.0.conv.weight"].shape
+        self.half = self.wide // 2
+        self.skips, self.end = params["head.0.weight"].shape
+        self.dtype, self.engine = params["input.embedding"].dtype, params["input.embedding"].engine
+        self.dilations, self.blocks = tuple(dilations), len(dilations)
+
+    def past(self, block):
+        """Rows that a block looks back."""
+        return (self.taps - 1) * self.dilations[block]
+
+    def training_bytes(self, batch, time, recompute):
+        """Bytes of the large arrays of a training step."""
+        kept = self.blocks * self.channels + self.wide * (1 if recompute else self.blocks)
+        passing = self.wide + self.channels + 2 * self.skips + 2 * self.end
+        rows = batch * time
+        return self.dtype.itemsize * (rows * (kept + passing) + min(CHUNK, rows) * self.classes) + 8 * rows
+
+
+def _block(params, i):
+    """A block's parameters, by what `gates` and `mix` call them."""
+    return [params.get(f"blocks.{i}.{name}") for name in (*BLOCK, "condition.weight")]
+
+
+def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs):
+    """Backend of the contract: returns the loss and the gradient of the condition."""
+    into = {name: cuda_device.array(into[name]) for name in params if name in needs}
+    sizes = _Sizes(params, dilations)
+    workspace = workspace or Workspace()
+    try:
+        return _train(sizes, params, codes, weights, into, condition, workspace, recompute, "condition" in needs)
+    except OutOfMemoryError as error:
+        batch, time = weights.shape
+        needed, room = sizes.training_bytes(batch, time, recompute), sizes.engine.memory()[0] + workspace.nbytes
+        fits = next((b for b in range(batch - 1, 0, -1) if sizes.training_bytes(b, time, recompute) <= room), 0)
+        advice = f"a batch of {fits} would fit" if fits else "not even a batch of 1 fits: take shorter windows"
+        advice += "" if recompute else "; recompute=True needs less"
+        raise OutOfMemoryError(
+            f"gated_stack.loss_and_grads: a batch of {batch} x {time} needs a workspace of {needed:,} bytes on "
+            f"{sizes.engine.name}, which has {room:,} to spare; {advice}"
+        ) from error
+
+
+def _train(sizes, params, codes, weights, into, condition, workspace, recompute, needs_condition):
+    """``into`` has only what is needed."""
+    engine, dtype, (batch, time) = sizes.engine, sizes.dtype, weights.shape
+    make, last = scratch(workspace, engine), sizes.blocks - 1
+    codes = codes.to_host() if hasattr(codes, "to_host") else codes
+    inputs, targets = (
+        stage(workspace, engine, name, np.ascontiguousarray(part, np.int64))
+        for name, part in (("inputs", codes[:, :-1]), ("targets", codes[:, 1:]))
+    )
+    shares = stage(workspace, engine, "weights", weights)
+    scale = 1 / weights.sum(dtype=np.float64)
+    h = make("h", (sizes.blocks, batch, time, sizes.channels), dtype)
+    gate = (1 if recompute else sizes.blocks, batch, time, sizes.half)
+    tanh, sigmoid = make("tanh", gate, dtype), make("sigmoid", gate, dtype)
+    skip, dskip = (make(name, (batch, time, sizes.skips), dtype) for name in ("skip", "dskip"))
+
+    def kept(i):
+        return h[i], tanh[0 if recompute else i], sigmoid[0 if recompute else i]
+
+    embedding_forward(h[0], inputs, params["input.embedding"])
+    for i, dilation in enumerate(sizes.dilations):
+        conv, conv_bias, residual, residual_bias, out, out_bias, by_condition = _block(params, i)
+        x, t, s = kept(i)
+        gates(make, t, s, x, conv, conv_bias, condition, by_condition, -sizes.past(i), dilation)
+        if i < last:
+            mix(h[i + 1], x, t, s, residual, residual_bias)
+        mix(skip, skip if i else None, t, s, out, out_bias)
+
+    loss = _head(sizes, params, into, make, skip, dskip, targets, shares, scale)
+
+    dpre, dh = make("dpre", (batch, time, sizes.wide), dtype), make("dh", (batch, time, sizes.channels), dtype)
+    dcondition = engine.zeros(condition.shape, dtype) if needs_condition else None
+    dcondition_of_block = make("dcondition", condition.shape, dtype) if needs_condition else None
+    lowest = 0 if needs_condition or "input.embedding" in into else _lowest(into, sizes.blocks)
+    for i in reversed(range(lowest, sizes.blocks)):
+        conv, conv_bias, residual, _, out, _, by_condition = _block(params, i)
+        (x, t, s), dilation = kept(i), sizes.dilations[i]
+        if recompute and i < last:  # those of the last block are still there
+            gates(make, t, s, x, conv, conv_bias, condition, by_condition, -sizes.past(i), dilation)
+        dh_out = dh if i < last else None  # the last block's residual reaches no output
+        gates_back(dpre, dh_out, dskip, t, s, residual, out)
+        d_conv, d_conv_bias, d_residual, d_residual_bias, d_out, d_out_bias, d_by_condition = _block(into, i)
+        saved = gated_block.Saved(x, t, s, conv, residual, out, condition, by_condition, (True,) * 3, dilation)
+        grads = gated_block.Grads(
+            None, d_conv, d_conv_bias, d_residual, d_residual_bias, d_out, d_out_bias, dcondition_of_block,
+            d_by_condition,
+        )  # fmt: skip
+        conv_gradients(make, grads, x, dpre, -sizes.past(i), dilation, saved)
+        if needs_condition:
+            cuda_rows.add(dcondition, dcondition_of_block)
+        cuda_tiles.columns(make, d_out, d_out_bias, t, dskip, a2=s, left="product")
+        if dh_out is not None:
+            cuda_tiles.columns(make, d_residual, d_residual_bias, t, dh, a2=s, left="product")
+        if i > lowest or "input.embedding" in into:
+            input_gradient(dh, dpre, dh_out, conv, dilation)
+    rows, table = dh.reshape(1, batch * time, sizes.channels), into.get("input.embedding")
+    cuda_tiles.columns(make, table, None, None, rows, codes=inputs, inputs=sizes.classes, left="one_hot")
+    return float(loss.to_host()[0] * scale), dcondition
+
+
+def _lowest(into, blocks):
+    """The first block that has a gradient to fill; ``blocks`` if none has."""
+    return min((int(name.split(".")[1]) for name in into if name.startswith("blocks.")), default=blocks)
+
+
+def embedding_forward(h, codes, table):
+    """h = the rows of the codes"""
+    embedding.forward(h, codes, table, workspace=None, threads=None)
+
+
+def _head(sizes, params, into, make, skip, dskip, targets, shares, scale):
+    """The loss times the sum of the weights, (1,); dskip =, and the gradients of the head +=."""
+    dtype, rows = sizes.dtype, targets.size
+    weight0, bias0, weight1, bias1 = (params[f"head.{i}.{n}"] for i in range(2) for n in ("weight", "bias"))
+    d_weight0, d_bias0, d_weight1, d_bias1 = (into.get(f"head.{i}.{n}") for i in range(2) for n in ("weight", "bias"))
+    skip, dskip = skip.reshape(1, rows, -1), dskip.reshape(1, rows, -1)
+    end, dend = (make(name, (1, rows, sizes.end), dtype) for name in ("end", "dend"))
+    nats, loss = make("nats", (rows,), np.float64), make("loss", (1,), np.float64)
+    held = make("logits", (min(CHUNK, rows), sizes.classes), dtype)
+    cuda_tiles.rows(end, skip, weight0, bias=bias0, left="relu")
+    for first in range(0, rows, CHUNK):
+        last = min(first + CHUNK, rows)
+        logits = held[: last - first].reshape(1, last - first, -1)
+        some, dsome = (array[0][first:last].reshape(1, last - first, -1) for array in (end, dend))
+        cuda_tiles.rows(logits, some, weight1, bias=bias1, left="relu")
+        rows_loss(nats.part(first, last), logits, targets, shares, first, scale, gradient=True)
+        cuda_tiles.columns(make, d_weight1, d_bias1, some, logits, left="relu")
+        cuda_tiles.rows(dsome, logits, weight1, other=some, end="relu_back", transposed=True)
+    cuda_rows.total(loss, nats)
+    cuda_tiles.columns(make, d_weight0, d_bias0, skip, dend, left="relu")
+    cuda_tiles.rows(dskip, dend, weight0, other=skip, end="relu_back", transposed=True)
+    return loss
+
+
+# ---- streams ---------------------------------------------------------------------------------------------------------
+class Stream:
+    """The state of streams through a stack, and the parameters as they were when it was made.
+
+    Attributes
+    ----------
+    time : int
+        Rows seen so far.
+    """
+
+    def __init__(self, params, batch, *, dilations, condition_channels):
+        self.sizes = sizes = _Sizes(params, dilations)
+        self.batch, self.condition_channels, self.time = batch, condition_channels, 0
+        self.classes, self.dtype = sizes.classes, sizes.dtype
+        self._keep(params)
+        self._cut(sizes.engine.zeros(max(1, sum(self._ring_sizes())), self.dtype))
+        self._workspace = Workspace()
+
+    @property
+    def like(self):
+        """An array on the stream's device."""
+        return self._rings
+
+    @property
+    def nbytes(self):
+        """Bytes of the state itself, the parameters not counted."""
+        return sum(self._ring_sizes()) * self.dtype.itemsize
+
+    def _keep(self, params):
+        """Copy the parameters one after the other, those of a condition at the end: the order of `cuda_sample`."""
+        names = ["input.embedding"]
+        names += [f"blocks.{i}.{name}" for i in range(self.sizes.blocks) for name in BLOCK]
+        names += ["head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"]
+        self._sampled = sum(params[name].size for name in names)
+        names += [name for name in params if name.endswith("condition.weight")]
+        self.kept = self.sizes.engine.empty(sum(params[name].size for name in names), self.dtype)
+        self.params, begin = {}, 0
+        for name in names:
+            end = begin + params[name].size
+            self.params[name] = self.kept.part(begin, end).reshape(params[name].shape)
+            self.params[name].set(params[name])
+            begin = end
+
+    def _ring_sizes(self):
+        return [self.batch * self.sizes.past(i) * self.sizes.channels for i in range(self.sizes.blocks)]
+
+    def _cut(self, rings):
+        self._rings, self.rings, begin = rings, [], 0
+        for i, size in enumerate(self._ring_sizes()):
+            shape = (self.batch, self.sizes.past(i), self.sizes.channels)
+            self.rings.append(rings.part(begin, begin + size).reshape(shape) if size else None)
+            begin += size
+
+    def reset(self):
+        """Forget the past."""
+        self._rings.fill(0)
+        self.time = 0
+
+    def copy(self):
+        """A second stream that goes on from here; it shares the parameters."""
+        other = copy.copy(self)
+        other._cut(self._rings.copy())
+        other._workspace = Workspace()
+        return other
+
+    def history(self):
+        """Each block's past input rows, a list of (batch, rows, R) NumPy arrays: all that the future depends on."""
+        empty = np.zeros((self.batch, 0, self.sizes.channels), self.dtype)
+        return [
+            empty if ring is None else np.roll(ring.to_host(), -(self.time % ring.shape[1]), axis=1)
+            for ring in self.rings
+        ]
+
+    def set_history(self, rows, time):
+        """Go on from what `history` returned after so many rows."""
+        self.time = time
+        for ring, part in zip(self.rings, rows, strict=True):
+            if ring is not None:
+                ring.set(np.roll(np.asarray(part, self.dtype), time % ring.shape[1], axis=1))
+
+    def _advance(self, codes, condition):
+        """The head's input relu(head.0(relu(skip sum))) before its ReLU, (1, rows, E), of some more codes."""
+        sizes, params, make = self.sizes, self.params, scratch(self._workspace, self.sizes.engine)
+        rows = (self.batch, codes.shape[1])
+        held = stage(self._workspace, sizes.engine, "codes", np.ascontiguousarray(codes, np.int64))
+        h, h_next = (make(name, (*rows, sizes.channels), self.dtype) for name in ("h", "h_next"))
+        tanh, sigmoid = (make(name, (*rows, sizes.half), self.dtype) for name in ("tanh", "sigmoid"))
+        skip = make("skip", (*rows, sizes.skips), self.dtype)
+        embedding_forward(h, held, params["input.embedding"])
+        for i, (dilation, ring) in enumerate(zip(sizes.dilations, self.rings, strict=True)):
+            conv, conv_bias, residual, residual_bias, out, out_bias, by_condition = _block(params, i)
+            seen = h
+            if ring is not None:
+                past = ring.shape[1]
+                seen = make(("seen", past), (rows[0], past + rows[1], sizes.channels), self.dtype)
+                cuda_rows.unroll(seen, ring, h, self.time % past)
+                cuda_rows.remember(ring, h, self.time % past)
+            gates(make, tanh, sigmoid, seen, conv, conv_bias, condition, by_condition, 0, dilation)
+            if i < sizes.blocks - 1:
+                mix(h_next, h, tanh, sigmoid, residual, residual_bias)
+            mix(skip, skip if i else None, tanh, sigmoid, out, out_bias)
+            h, h_next = h_next, h
+        self.time += rows[1]
+        end = make("end", (1, rows[0] * rows[1], sizes.end), self.dtype)
+        cuda_tiles.rows(
+            end, skip.reshape(1, -1, sizes.skips), params["head.0.weight"], bias=params["head.0.bias"], left="relu"
+        )  # fmt: skip
+        return end
+
+    def _logits(self, logits, end):
+        cuda_tiles.rows(
+            logits, end, self.params["head.1.weight"], bias=self.params["head.1.bias"], left="relu"
+        )  # fmt: skip
+
+    def step(self, codes, condition, out):
+        """Fill the logits that follow each of some codes, (batch, n)."""
+        codes = codes.to_host() if hasattr(codes, "to_host") else codes
+        self._logits(out.reshape(1, -1, self.classes), self._advance(codes, condition))
+
+    def loss(self, codes, weights, condition):
+        """Sum over the streams of weight * nats of codes[:, 1:]."""
+        make, engine = scratch(self._workspace, self.sizes.engine), self.sizes.engine
+        time, span = weights.shape[1], max(1, CHUNK // self.batch)
+        spans = [(begin, min(begin + span, time)) for begin in range(0, time, span)]
+        sums = engine.zeros(len(spans), np.float64)
+        for i, (begin, end) in enumerate(spans):
+            local = condition
+            if condition is not None and condition.ndim == 3:
+                local = engine.array(condition.to_host()[:, begin:end])
+            last = self._advance(codes[:, begin:end], local)
+            logits = make("logits", (1, last.shape[1], self.classes), self.dtype)
+            self._logits(logits, last)
+            targets = stage(self._workspace, engine, "targets", codes[:, begin + 1 : end + 1].astype(np.int64))
+            shares = stage(self._workspace, engine, "weights", np.ascontiguousarray(weights[:, begin:end]))
+            nats = make("nats", (last.shape[1],), np.float64)
+            rows_loss(nats, logits, targets, shares, 0, 0.0)
+            cuda_rows.total(sums.part(i, i + 1), nats)
+        return float(sums.to_host().sum())
+
+    def sample(self, first, out, condition, options):
+        """Fill ``out (batch, n)`` with draws that follow ``first (batch,)`` and each other."""
+        seed, temperature, top_k, top_p = options
+        sizes, engine, (batch, count) = self.sizes, self.sizes.engine, out.shape
+        kernel = cuda_sample.sampler(self.dtype)
+        widths = (sizes.taps, sizes.channels, sizes.half, sizes.skips, sizes.end, sizes.classes)
+        held = self._sampled
+        if cuda_sample.shared_bytes(self.dtype, kernel.threads, *widths, held) > engine.shared_memory:
+            held = 0  # the weights stay in global memory, and in the caches
+        shared = cuda_sample.shared_bytes(self.dtype, kernel.threads, *widths, held)
+        if shared > engine.shared_memory:
+            raise OutOfMemoryError(
+                f"generate: a stream of {sizes.classes} classes and these channels needs {shared:,} bytes of shared "
+                f"memory, {engine.name} has {engine.shared_memory:,} for a block of threads"
+            )
+        extra = self.kept
+        if condition is not None:
+            extra = engine.empty((sizes.blocks, batch, sizes.wide), self.dtype)
+            for i in range(sizes.blocks):
+                project(extra[i], condition, self.params[f"blocks.{i}.condition.weight"], None)
+        drawn, codes = engine.empty((batch, count), np.int64), engine.array(np.asarray(first, np.int64))
+        failed = engine.array(np.full((batch, 2), -1))
+        dilations = engine.array(np.array(sizes.dilations, np.int64))
+        numbers = engine.array(cuda_sample.draws(seed, batch, self.time, count))
+        block = sum(self.params[f"blocks.0.{name}"].size for name in BLOCK)
+        kernel(
+            batch, drawn, codes, self.kept, extra, self._rings, dilations, numbers, failed,
+            batch, count, self.time, sizes.blocks, *widths, block, condition is not None, held,
+            top_k, temperature, top_p, shared=shared,
+        )  # fmt: skip
+        out[...] = drawn.to_host()
+        failed = failed.to_host()
+        if failed.max() >= 0:
+            stream, step = failed[failed[:, 1] >= 0][0]
+            raise DivergedError(f"generate: the logits of stream {stream} are not finite at step {step}")
+        self.time += count
+
+
+def init_state(params, batch, *, dilations, condition_channels, threads):
+    """Backend of the contract."""
+    return Stream(params, batch, dilations=dilations, condition_channels=condition_channels)
+
+
+def loss(params, codes, weights, *, dilations, condition, threads):
+    """Backend of the contract: forward only, a span of time after the other."""
+    channels = 0 if condition is None else condition.shape[-1]
+    stream = Stream(params, len(codes), dilations=dilations, condition_channels=channels)
+    codes = codes.to_host() if hasattr(codes, "to_host") else codes
+    return stream.loss(codes, weights, condition) / weights.sum(dtype=np.float64)
+
+
+def kernels(dtype):
+    """All kernels that this family launches."""
+    from wavedil.ops.cross_entropy import cuda as cross_entropy
+
+    dtype = np.dtype(dtype)
+    return (
+        *cuda_tiles.kernels(dtype), *cuda_rows.kernels(dtype), *embedding.kernels(dtype),
+        *cross_entropy.kernels(dtype), cuda_sample.sampler(dtype),
+    )  # fmt: skip
