@@ -34,4 +34,4 @@ class Workspace:
     @property
     def nbytes(self):
         """Bytes of the arrays."""
-        return sum(array.nbytes for array in self._arrays.values())
+        return sum(array.nbytes for array in self._arrays.values() if array is not None)
