@@ -348,15 +348,16 @@ class HostEngine(Engine):
     Parameters
     ----------
     limit : int
-        Bytes that can be allocated at once, to see what happens where memory is short.
+        Bytes that can be allocated in all, to see what happens where memory is short.
     """
 
     def __init__(self, limit=2**62):
-        self.limit = limit
+        self.limit, self.used = limit, 0
 
     def allocate(self, count, dtype):
-        if count * dtype.itemsize > self.limit:
+        if self.used + count * dtype.itemsize > self.limit:
             raise MemoryError
+        self.used += count * dtype.itemsize
         return np.empty(count, dtype)
 
     def adopt(self, value, count, dtype):
@@ -378,7 +379,7 @@ class HostEngine(Engine):
         target[:] = source
 
     def memory(self):
-        return self.limit, self.limit
+        return self.limit - self.used, self.limit
 
 
 def stage(workspace, engine, name, values):
