@@ -32,6 +32,8 @@ Preset = StrEnum("Preset", {name: name for name in settings_module.PRESETS})
 SAMPLE_SECONDS = 2.0
 SAMPLE_TEMPERATURE = 0.95  # seen after a short training: at 0.9 the sound soon falls silent, at 1.0 it never rests
 
+_DEVICES = "cpu, cuda, cuda:N for a certain GPU, or auto: a GPU if there is one."
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Train WaveNets on speech, and hear them, with nothing but NumPy and Numba.")
 
@@ -74,6 +76,7 @@ def train(
                                              show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result does not depend on it. "
                                                             "\\[default: all cores]", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help=_DEVICES)] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
     """Train a WaveNet on speech; the run folder then holds the model, the curves and a sample to listen to."""
@@ -91,7 +94,7 @@ def train(
             name = config.stem if config else preset or settings_module.DEFAULT_PRESET
             run = out or Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
             _check_new_run(run)
-        _train(Console(), run, wanted, steps, minutes, threads)
+        _train(Console(), run, wanted, steps, minutes, threads, device)
 
 
 def _settings(folder=None, preset=None, config=None, seed=None, steps=None):
@@ -121,9 +124,10 @@ def _check_new_run(run):
                           f"{_command('train', '--out', run, '--resume')}")
 
 
-def _train(console, run, wanted, steps, minutes, threads):
+def _train(console, run, wanted, steps, minutes, threads, device="cpu"):
     import wavedil as wd
 
+    device = _device(console, device)
     about = None
     if wanted is None:
         about = _read_run(run)
@@ -142,7 +146,7 @@ def _train(console, run, wanted, steps, minutes, threads):
                         + ", ".join(f"{name} {value:.2f}" for name, value in _named(yardsticks).items()))
 
     if about is None:
-        trainer = _new_trainer(wd, wanted, data, validation, run, threads)
+        trainer = _new_trainer(wd, wanted, data, validation, run, threads, device)
         about = {"settings": wanted.to_dict(), "speakers": list(data.speakers), "reproducible": True,
                  "yardsticks": yardsticks}
         total = wanted.train.steps
@@ -155,7 +159,7 @@ def _train(console, run, wanted, steps, minutes, threads):
         if longer:
             about["settings"]["train"]["steps"] = total
             wanted = settings_module.from_tables(("--steps", about["settings"]))
-        trainer = wd.Trainer.resume(run, data, validation=data if validation else None, threads=threads,
+        trainer = wd.Trainer.resume(run, data, validation=data if validation else None, threads=threads, device=device,
                                     schedule=_schedule(wd, wanted.train) if longer else None)
     if minutes is not None:
         about["reproducible"] = False
@@ -169,6 +173,13 @@ def _train(console, run, wanted, steps, minutes, threads):
     else:
         _say(console, f"All {total} steps were done before; the sample and the pictures are made again.")
     _finish(console, run, about, data, validation, trainer)
+
+
+def _device(console, name):
+    """The device of that name; says so where "auto" means the CPU."""
+    from wavedil.layers import devices
+
+    return devices.resolve(name, lambda text: _prose(console, text))
 
 
 def _fit(console, run, t, trainer, total, minutes):
@@ -202,10 +213,10 @@ def _model_config(wd, wanted, voices):
         raise ConfigError(f"[model] {error}") from error
 
 
-def _new_trainer(wd, wanted, data, validation, run, threads):
+def _new_trainer(wd, wanted, data, validation, run, threads, device):
     t = wanted.train
     config = _model_config(wd, wanted, len(data.speakers))
-    model = wd.WaveNet(config, seed=t.seed, recompute=t.recompute, threads=threads)
+    model = wd.WaveNet(config, seed=t.seed, recompute=t.recompute, threads=threads, device=device)
     if t.optimizer == "sgd":
         optimizer = wd.SGD(t.learning_rate, momentum=t.momentum)
     elif t.optimizer == "adam":
@@ -318,6 +329,7 @@ def generate(
     primer: Annotated[Path | None, typer.Option(help="Audio file to go on from; it is not part of the result.",
                                                 show_default=False)] = None,
     speaker: Annotated[str | None, typer.Option(help="Voice, for a model of several.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help=_DEVICES)] = "cpu",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="WAV or FLAC file. \\[default: RUN/generated.wav]",
                                              show_default=False)] = None,
 ) -> None:
@@ -325,14 +337,15 @@ def generate(
     with _errors():
         index = _voice(run, speaker)
         console, out = Console(), _audio_file(out or run / "generated.wav")
-        _generate(console, run, seconds, temperature, seed, index, out, top_k, top_p, primer)
+        _generate(console, run, seconds, temperature, seed, index, out, top_k, top_p, primer, device)
         _say(console, f"Wrote {out}")
 
 
-def _generate(console, run, seconds, temperature, seed, speaker, out, top_k=None, top_p=None, primer=None):
+def _generate(console, run, seconds, temperature, seed, speaker, out, top_k=None, top_p=None, primer=None,
+              device="cpu"):
     import wavedil as wd
 
-    model = wd.load(run / "model.safetensors")
+    model = wd.load(run / "model.safetensors", device=_device(console, device))
     rate = model.config.sample_rate
     n = max(1, round(seconds * rate))
     if primer is not None:

@@ -230,10 +230,26 @@ class Array:
         else:
             self.set(np.full(self.shape, value, self.dtype))
 
+    def __setitem__(self, index, values):
+        """Overwrite it, or rows in succession, with a number or an array: ``[...]``, ``[:]``, ``[i]``, ``[i:j]``."""
+        target = self if index is Ellipsis else self[index]
+        if isinstance(values, Array):
+            target.set(values)
+        elif np.ndim(values) == 0:
+            target.fill(values)
+        else:
+            target.set(np.broadcast_to(np.asarray(values, self.dtype), target.shape))
+
     def __iadd__(self, other):
         from wavedil.kernels import cuda_rows
 
         cuda_rows.add(self, other)
+        return self
+
+    def __imul__(self, factor):
+        from wavedil.kernels import cuda_rows
+
+        cuda_rows.scale(self, factor)
         return self
 
 

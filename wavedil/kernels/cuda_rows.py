@@ -22,6 +22,30 @@ def _add(dtype, threads):
 
 
 @functools.cache
+def _scale(dtype, threads):
+    real, array = reals(dtype)
+
+    def kernel(a, factor, count):
+        """a *= a number; a thread has one element at a time."""
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            a[uint64(i)] *= factor
+
+    return Kernel(f"scale.{dtype}", kernel, (array, real, int64), threads)
+
+
+@functools.cache
+def _pull(dtype, threads):
+    real, array = reals(dtype)
+
+    def kernel(a, b, rate, count):
+        """a -= rate (a - b); a thread has one element at a time."""
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            a[uint64(i)] -= rate * (a[uint64(i)] - b[uint64(i)])
+
+    return Kernel(f"pull.{dtype}", kernel, (array, array, real, int64), threads)
+
+
+@functools.cache
 def _unroll(dtype, threads):
     _, array = reals(dtype)
 
@@ -87,6 +111,18 @@ def add(a, b):
     kernel(blocks_for(kernel, a.size), a, b, a.size)
 
 
+def scale(a, factor):
+    """a *= a number"""
+    kernel = _scale(a.dtype, threads_or(256))
+    kernel(blocks_for(kernel, a.size), a, float(factor), a.size)
+
+
+def pull(a, b, rate):
+    """a -= rate (a - b)"""
+    kernel = _pull(a.dtype, threads_or(256))
+    kernel(blocks_for(kernel, a.size), a, b, float(rate), a.size)
+
+
 def unroll(out, history, x, position):
     """out (B, span + T, C) = the rows of the ring ``history (B, span, C)``, oldest first, and those of x."""
     kernel = _unroll(x.dtype, threads_or(256))
@@ -115,4 +151,4 @@ def total(out, values):
 def kernels(dtype):
     """All kernels of this module."""
     dtype = np.dtype(dtype)
-    return tuple(make(dtype, threads_or(256)) for make in (_add, _unroll, _remember))
+    return tuple(make(dtype, threads_or(256)) for make in (_add, _scale, _pull, _unroll, _remember))

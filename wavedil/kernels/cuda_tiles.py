@@ -430,7 +430,7 @@ def kernels(dtype):
         ("plain", "store", False, False), ("plain", "store", True, False), ("plain", "add", True, False),
         ("plain", "gate", False, False), ("plain", "gate", False, True), ("product", "store", False, False),
         ("product", "add", False, False), ("plain", "gate_back", True, False), ("plain", "gate_back", True, True),
-        ("relu", "store", False, False), ("plain", "relu_back", True, False),
+        ("relu", "store", False, False), ("plain", "relu_back", True, False), ("plain", "add", False, False),
     ]  # fmt: skip
     return (
         *(row_product(dtype, *variant) for variant in rows_used),

@@ -65,7 +65,7 @@ class Adapters:
         found = naming.select(targets, [layer + end for layer in layers for end in ends], "LoRA: targets")
         found = {name.removesuffix(".weight") for name in found}
         self.targets = tuple(f"{layer}.weight" for layer in layers if layer in found)
-        self.base = Parameters({name: params.shapes[name] for name in self.targets}, params.dtype)
+        self.base = Parameters({name: params.shapes[name] for name in self.targets}, params.dtype, params.device)
         self.base.load({name: params[name] for name in self.targets})
         self.scale, self.seed = alpha / rank, seed
         self.shapes = {}
@@ -85,11 +85,23 @@ class Adapters:
 
     def merge(self, values: Mapping[str, np.ndarray], params: Parameters) -> None:
         """Set (``=``) each weight of `params` to W0 + alpha / r A B."""
+        if params.device != "cpu":
+            self._merge_on_device(values, params)
+            return
         for name in self.targets:
             # einsum and not a BLAS: small products, and the same bits with any number of threads.
             product = np.einsum("ir,ro->io", values[name + A], values[name + B])
             product *= product.dtype.type(self.scale)
             _matrix(params[name])[...] = _matrix(self.base[name]) + product
+
+    def _merge_on_device(self, values, params):
+        from wavedil.kernels import cuda_tiles
+
+        for name in self.targets:
+            w, base, a = (x.reshape(1, -1, x.shape[-1]) for x in (params[name], self.base[name], values[name + A]))
+            b = values[name + B].copy()
+            b *= self.scale
+            cuda_tiles.rows(w, a, b, other=base, end="add")
 
     def unmerge(self, params: Parameters) -> None:
         """Set (``=``) each weight of `params` to what it was before, bit for bit."""
@@ -98,6 +110,9 @@ class Adapters:
 
     def backward(self, values, dparams: Mapping[str, np.ndarray], into: Mapping[str, np.ndarray], names) -> None:
         """Add (``+=``) the gradients of the factors called `names`, from those of the weights."""
+        if self.base.device != "cpu":
+            self._backward_on_device(values, dparams, into, names)
+            return
         for name in self.targets:
             dw = _matrix(dparams[name])
             scale = dw.dtype.type(self.scale)
@@ -105,6 +120,22 @@ class Adapters:
                 into[name + A][...] += scale * np.einsum("io,ro->ir", dw, values[name + B])
             if name + B in names:
                 into[name + B][...] += scale * np.einsum("ir,io->ro", values[name + A], dw)
+
+
+    def _backward_on_device(self, values, dparams, into, names):
+        from wavedil.kernels import cuda_device, cuda_tiles
+
+        for name in self.targets:
+            a, b, dw = values[name + A], values[name + B], _matrix(dparams[name])
+            dw = dw.reshape(1, *dw.shape)
+            da, db = (x.engine.zeros(x.shape, x.dtype) for x in (a, b))
+            cuda_tiles.rows(da.reshape(1, *a.shape), dw, b, transposed=True)
+            cuda_tiles.columns(cuda_device.scratch(None, a.engine), db, None, a.reshape(1, *a.shape), dw)
+            for wanted, gradient in ((name + A, da), (name + B, db)):
+                if wanted in names:
+                    gradient *= self.scale
+                    target = into[wanted]
+                    target += gradient
 
 
 def target(name: str) -> str:

@@ -34,7 +34,8 @@ def write(
     ----------
     path : path-like
         The file; missing folders above it are made.
-    tensors : mapping of str to ndarray
+    tensors : mapping of str to array
+        Those on a device are copied to the host; where they were is not written, so files move freely.
     metadata : mapping
         Anything JSON can hold (finite numbers only). ``format``, ``library`` and ``checksum`` are added. By
         convention ``kind`` says what the file is: ``"model"`` or ``"trainer"``.
@@ -46,6 +47,7 @@ def write(
     CheckpointError
         The file cannot be written (full disk, impossible folder). What was there before is untouched.
     """
+    tensors = {name: value.to_host() if hasattr(value, "to_host") else value for name, value in tensors.items()}
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     try:
         # There and back, so that the checksum is taken over what a reader will see (string keys, lists).

@@ -72,15 +72,18 @@ class Parameters(Mapping):
         Name and shape of each array, in the order in which they lie in the buffer. All start as zeros.
     dtype : {"float32", "float64"}
         One dtype for all of them.
+    device : {"cpu", "cuda:N"}
+        Where they lie; on a GPU they are `wavedil.kernels.cuda_device.Array` in place of NumPy's.
 
     Attributes
     ----------
-    flat : ndarray, 1-D
+    flat : 1-D array
         The buffer itself.
     shapes : dict of str to tuple of int
     offsets : dict of str to int
         First element of each array in `flat`.
     dtype : numpy.dtype
+    device : str
     count : int
         Number of real elements, padding not counted.
 
@@ -92,8 +95,8 @@ class Parameters(Mapping):
     (3.0, 9)
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype="float32"):
-        self.dtype = np.dtype(dtype)
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype="float32", device: str = "cpu"):
+        self.dtype, self.device = np.dtype(dtype), device
         if self.dtype not in (np.float32, np.float64):
             raise DTypeError(f"Parameters: dtype must be float32 or float64, got {self.dtype}")
         if not shapes:
@@ -118,7 +121,12 @@ class Parameters(Mapping):
             self.offsets[name] = end
             self.count += size
             end += -(-size // step) * step
-        self.flat = aligned_zeros(end, self.dtype)
+        if device == "cpu":
+            self.flat = aligned_zeros(end, self.dtype)
+        else:
+            from wavedil.kernels import cuda_device
+
+            self.flat = cuda_device.engine(device).zeros(end, self.dtype)
         self._views = {}
         for name, dims in self.shapes.items():
             start = self.offsets[name]
@@ -149,7 +157,7 @@ class Parameters(Mapping):
 
     def like(self) -> "Parameters":
         """Return zeros in the same layout, for gradients and moments."""
-        return Parameters(self.shapes, self.dtype)
+        return Parameters(self.shapes, self.dtype, self.device)
 
     def copy(self) -> "Parameters":
         """Return a copy that shares no memory with this one."""
@@ -204,7 +212,7 @@ class Parameters(Mapping):
         for name in wanted:
             if name not in arrays:
                 continue
-            value, shape = np.asarray(arrays[name]), self.shapes[name]
+            value, shape = host(arrays[name]), self.shapes[name]
             if value.shape != shape:
                 if strict:
                     raise ShapeError(f"Parameters.load: {name} must be {shape}, got {value.shape}")
@@ -214,7 +222,7 @@ class Parameters(Mapping):
                 raise DTypeError(f"Parameters.load: {name} must be {self.dtype}, got {value.dtype}")
             loaded.append(name)
         for name in loaded:
-            self[name][...] = arrays[name]
+            self[name][...] = host(arrays[name])
         return LoadReport(tuple(loaded), tuple(missing), tuple(unknown), tuple(mismatched))
 
     def element_mask(self) -> np.ndarray:
@@ -224,6 +232,11 @@ class Parameters(Mapping):
             start = self.offsets[name]
             mask[start : start + view.size] = True
         return mask
+
+
+def host(array) -> np.ndarray:
+    """Return the array, or a copy of it if it lies on a device."""
+    return array.to_host() if hasattr(array, "to_host") else np.asarray(array)
 
 
 def _few(names: Iterable[str]) -> str:

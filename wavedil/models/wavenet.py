@@ -14,9 +14,9 @@ import numpy as np
 from wavedil.errors import CheckpointError, ConfigError, ShapeError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
-from wavedil.layers import files
+from wavedil.layers import devices, files
 from wavedil.layers import names as naming
-from wavedil.layers.parameters import Parameters
+from wavedil.layers.parameters import Parameters, host
 from wavedil.models.stored import Stored
 from wavedil.ops import contract, gated_stack
 from wavedil.receptive import check_dilations, receptive_field
@@ -122,7 +122,9 @@ class WaveNet(Stored):
     seed : int
         Of the initial weights. The same seed gives the same weights in either dtype, up to rounding.
     dtype : {"float32", "float64"}
-    device : {"cpu"}
+    device : {"cpu", "cuda", "cuda:N", "auto"}
+        Where it trains and runs. What goes in and comes out (codes, weights, conditions, logits) are NumPy arrays
+        either way; only the parameters and their gradients lie on the device.
     recompute : bool
         Train in a third of the memory, and a little more time.
     threads : int, optional
@@ -150,11 +152,9 @@ class WaveNet(Stored):
     def __init__(self, config, seed=0, dtype="float32", device="cpu", recompute=False, threads=None):
         if not isinstance(config, WaveNetConfig):
             raise ConfigError(f"WaveNet: config must be a WaveNetConfig, got {type(config).__name__}")
-        if device != "cpu":
-            raise ConfigError(f"WaveNet: device must be 'cpu' (other devices are not supported yet), got {device!r}")
-        self.config, self.device, self.recompute = config, device, bool(recompute)
+        self.config, self.device, self.recompute = config, devices.resolve(device), bool(recompute)
         self.threads = check_threads(threads)
-        self.params = Parameters(_shapes(config), dtype)
+        self.params = Parameters(_shapes(config), dtype, self.device)
         self.buffers = {}
         self._workspace = Workspace()
         _initialize(self.params, config, seed)
@@ -242,7 +242,7 @@ class WaveNet(Stored):
             self.params, batch, dilations=self.config.dilations, threads=self.threads,
             condition_channels=self.config.condition_channels,
         )  # fmt: skip
-        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(self.params.flat)
+        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(host(self.params.flat))
         return state
 
     def stream(self, codes, state, *, condition=None, speaker=None):
@@ -259,7 +259,7 @@ class WaveNet(Stored):
         """
         self._check_state("stream", state)
         condition = self._condition("stream", codes, condition, speaker)
-        return gated_stack.step(np.asarray(codes), state, condition)
+        return host(gated_stack.step(np.asarray(codes), state, condition))
 
     def save_stream(self, state, path):
         """Write a stream's state to a safetensors file, to go on with it in another process.
@@ -290,7 +290,8 @@ class WaveNet(Stored):
             If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
         """
         tensors, about = files.read(path, "stream")
-        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": zlib.crc32(self.params.flat)}
+        weights = zlib.crc32(host(self.params.flat))
+        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": weights}
         for key, value in mine.items():
             if about.get(key) != value:
                 raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differ")
@@ -481,8 +482,9 @@ class WaveNet(Stored):
         new.params.load(self.params, strict=False)
         table = new.params["speaker.embedding"]
         if had:
-            table[:had] = self.params["speaker.embedding"]
-            table[had:] = self.params["speaker.embedding"].mean(axis=0)
+            voices = host(self.params["speaker.embedding"])
+            table[:had] = voices
+            table[had:] = voices.mean(axis=0)
         else:  # the embedding's gradient waits for the weights to leave zero; theirs is there at once
             for i in range(len(self.config.dilations)):
                 new.params[f"blocks.{i}.condition.weight"][...] = 0
@@ -507,7 +509,7 @@ class WaveNet(Stored):
                 raise ConfigError(f"WaveNet.{where}: needs must name parameters, such as {near!r}, got {name!r}")
         if into is None:
             shapes = {name: shape for name, shape in self.params.shapes.items() if name in names}
-            into = Parameters(shapes, self.dtype) if shapes else {}
+            into = Parameters(shapes, self.dtype, self.device) if shapes else {}
         for_stack = {name for name in names if name != "speaker.embedding"}
         if "speaker.embedding" in names:
             if "speaker.embedding" not in into:
@@ -518,11 +520,23 @@ class WaveNet(Stored):
     def _add_speakers(self, grads, speaker, dcondition):
         """The gradient of the speakers' embeddings += that of their condition, if it was needed."""
         if speaker is not None and dcondition is not None:
+            into = grads["speaker.embedding"]
+            if self.device != "cpu":
+                from wavedil.ops.embedding import cuda as embedding
+
+                embedding.add_rows(into, np.asarray(speaker), dcondition, self._workspace)
+                return
             dcondition = dcondition if dcondition.ndim == 2 else dcondition.sum(axis=1)
-            np.add.at(grads["speaker.embedding"], np.asarray(speaker), dcondition)
+            np.add.at(into, np.asarray(speaker), dcondition)
 
     def _condition(self, where, codes, condition, speaker, extra=0):
-        """The one condition that the stack sees: the given one, the speakers' embeddings, or their sum."""
+        """The one condition that the stack sees, on its device: the given one, the speakers' embeddings, or a sum."""
+        condition = self._checked_condition(where, codes, condition, speaker, extra)
+        if condition is None or self.device == "cpu":
+            return condition
+        return self.params.flat.engine.array(condition)
+
+    def _checked_condition(self, where, codes, condition, speaker, extra):
         c, where = self.config, f"WaveNet.{where}"
         codes = np.asarray(codes)
         if codes.ndim != 2:
@@ -530,7 +544,7 @@ class WaveNet(Stored):
         if condition is not None:
             if not c.condition_channels:
                 raise ConfigError(f"{where}: condition must be None, as condition_channels is 0, got one")
-            condition = np.asarray(condition, self.dtype)
+            condition = np.asarray(host(condition), self.dtype)
             shapes = [(len(codes), c.condition_channels), (len(codes), codes.shape[1] - extra, c.condition_channels)]
             if condition.shape not in shapes:
                 raise ShapeError(f"{where}: condition must be {shapes[0]} or {shapes[1]}, got {condition.shape}")
@@ -547,7 +561,7 @@ class WaveNet(Stored):
             raise ShapeError(f"{where}: speaker must be ({len(codes)},) integers, got {speaker.shape} {speaker.dtype}")
         if speaker.min() < 0 or speaker.max() >= c.speakers:
             raise ShapeError(f"{where}: speaker must lie in [0, {c.speakers}), got {speaker.tolist()}")
-        voices = self.params["speaker.embedding"][speaker]
+        voices = host(self.params["speaker.embedding"])[speaker]
         if condition is None:
             return voices
         return condition + (voices if condition.ndim == 2 else voices[:, None])

@@ -194,7 +194,7 @@ class Plan:
         trained = [name for name in shapes if name in wanted and name not in frozen] + list(factors)
         if not trained:
             raise ConfigError("FineTune: something must train, but freeze fits all of it")
-        self.groups, self.values = _groups(trained, shapes | factors, params.dtype, recipe, optimizer, everything)
+        self.groups, self.values = _groups(trained, shapes | factors, params, recipe, optimizer, everything)
         self.grads = self.values.like()
         if self.adapters:
             self.adapters.initialize(self.values)
@@ -256,10 +256,15 @@ class Plan:
     def pull(self, group: Group, rate: float) -> None:
         """Move a group's values by `rate` of the way to where they started."""
         values, start = self.values.flat[group.part], self.start.flat[group.part]
+        if self.values.device != "cpu":
+            from wavedil.kernels import cuda_rows
+
+            cuda_rows.pull(values, start, rate)
+            return
         values -= values.dtype.type(rate) * (values - start)
 
 
-def _groups(trained, shapes, dtype, recipe, optimizer, everything):
+def _groups(trained, shapes, params, recipe, optimizer, everything):
     """The groups of what trains, and Parameters in which each of them is one stretch."""
     settings = {}
     for field, default in (("lr_scale", 1.0), ("decay_scale", 1.0), ("unfreeze", 0)):
@@ -275,7 +280,7 @@ def _groups(trained, shapes, dtype, recipe, optimizer, everything):
         raise ConfigError(f"FineTune: decay_scale needs the optimizer AdamW, got {type(optimizer).__name__}")
     keys = {name: tuple(settings[field][name] for field in settings) for name in trained}
     ordered = [name for key in dict.fromkeys(keys.values()) for name in trained if keys[name] == key]
-    values = Parameters({name: shapes[name] for name in ordered}, dtype)
+    values = Parameters({name: shapes[name] for name in ordered}, params.dtype, params.device)
     groups = []
     for key in dict.fromkeys(keys.values()):
         names = tuple(name for name in ordered if keys[name] == key)

@@ -17,7 +17,7 @@ import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, DivergedError, DTypeError, ShapeError
 from wavedil.layers import files
-from wavedil.layers.parameters import Parameters
+from wavedil.layers.parameters import Parameters, host
 from wavedil.ops import update
 from wavedil.training import checkpoint, optimizers, schedules
 from wavedil.training.finetune import FineTune, Group, Part, Plan
@@ -392,7 +392,7 @@ class Trainer:
         return norm * norm <= float(np.finfo(self._grads.dtype).max)
 
     def _diverged(self, loss, norm):
-        sizes = {name: float(np.max(np.abs(g))) for name, g in self._grads.items()}
+        sizes = {name: float(np.max(np.abs(host(g)))) for name, g in self._grads.items()}
         name = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])
         return DivergedError(
             f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss * _BITS:.4g} bits, gradient "
@@ -499,7 +499,7 @@ class Trainer:
         """
         self._check_whole()
         for name, values in self.model.params.items():
-            if not np.isfinite(values).all():
+            if not np.isfinite(host(values)).all():
                 raise DivergedError(f"step {self.step}: expected finite weights, got others in {name}; not saved")
         file = checkpoint.trainer_file(path)
         groups = {"params": self.model.params, "buffers": self.model.buffers, **self.moments}
@@ -558,6 +558,7 @@ class Trainer:
         schedule: schedules.Schedule | None = None,
         patience: int | None = None,
         model=None,
+        device: str = "cpu",
         threads: int | None = None,
         writer: Callable | None = None,
     ) -> "Trainer":
@@ -575,6 +576,9 @@ class Trainer:
             Instead of the saved one.
         model : object, optional
             A model to load the weights into; without it one is built from the file.
+        device : {"cpu", "cuda", "cuda:N", "auto"}
+            Of the model that is built: not necessarily the one on which the run was saved. On the same one a run goes
+            on bit for bit, on the other within rounding.
         threads, writer
             As in `Trainer`.
 
@@ -587,7 +591,7 @@ class Trainer:
         groups, about = checkpoint.read(file)
         try:
             if model is None:
-                model = _build_model(about, threads)
+                model = _build_model(about, device, threads)
             elif type(model).__name__ != about["class"] or model.config.to_dict() != about["config"]:
                 raise CheckpointError(f"expected a {about['class']} with config {about['config']}, got another model")
             if validation is None and about["validation"] == "data":
@@ -795,13 +799,12 @@ class _Clock:
         )
 
 
-def _build_model(about, threads):
+def _build_model(about, device, threads):
     """A model of the class and config that a file names."""
     from wavedil import models
 
-    return models.build(
-        about["class"], about["config"], dtype=about["dtype"], recompute=about["recompute"], threads=threads
-    )
+    options = {"dtype": about["dtype"], "recompute": about["recompute"], "device": device, "threads": threads}
+    return models.build(about["class"], about["config"], **options)
 
 
 def _is_number(value):

@@ -30,6 +30,20 @@ def backward(grads, dy, saved, *, workspace, threads):
         cuda_tiles.columns(make, grads.table, None, None, rows, codes=codes, inputs=saved.classes, left="one_hot")
 
 
+def add_rows(table, codes, rows, workspace):
+    """table (Q, R) += the rows (B, R), or the sums over time of (B, T, R), at the places of host codes (B,)."""
+    make, (classes, channels) = scratch(workspace, table.engine), table.shape
+    if rows.ndim == 3:
+        batch, time = rows.shape[:2]
+        sums = make("sums of rows", (batch, channels), rows.dtype)
+        sums.fill(0)
+        cuda_tiles.add_slabs(None, sums, rows, channels, channels, batch * time, batch)
+        rows = sums
+    codes = table.engine.array(codes.astype(np.int64))
+    rows = rows.reshape(1, -1, channels)
+    cuda_tiles.columns(make, table, None, None, rows, codes=codes, inputs=classes, left="one_hot")
+
+
 @functools.cache
 def _gather(dtype, threads):
     _, array = reals(dtype)

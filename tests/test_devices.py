@@ -1,0 +1,55 @@
+"""Names of devices, and what is said where there is no GPU."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import wavedil as wd
+from wavedil import cli
+from wavedil.errors import ConfigError
+from wavedil.kernels import cuda_device
+
+CONFIG = wd.WaveNetConfig(dilations=(1, 2), residual_channels=2, dilation_channels=2, skip_channels=2, end_channels=2)
+no_gpu = pytest.mark.skipif(cuda_device.unavailable() is None, reason="there is a GPU")
+
+
+@pytest.mark.parametrize("name", ["gpu", "CUDA", "cuda:x", "cuda:-1", "cuda:", "", 0, None])
+def test_names(name):
+    with pytest.raises(ConfigError, match="device must be 'cpu', 'cuda', 'cuda:N' or 'auto', got"):
+        wd.WaveNet(CONFIG, device=name)
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_without_a_gpu_the_error_is_one_line_with_reason_and_remedy(name):
+    with pytest.raises(ConfigError) as caught:
+        wd.WaveNet(CONFIG, device=name)
+    text = str(caught.value)
+    assert text.startswith("device 'cuda:") and "install" in text and "\n" not in text
+
+
+@no_gpu
+def test_auto_falls_back_and_says_so():
+    with pytest.warns(UserWarning, match="device='auto': going on with the CPU, because .*install"):
+        model = wd.WaveNet(CONFIG, device="auto")
+    assert model.device == "cpu" and isinstance(model.params.flat, np.ndarray)
+
+
+@no_gpu
+def test_command_line(tmp_path):
+    run = tmp_path / "run"
+    options = ["--preset", "tiny", "--steps", "1", "--out", str(run)]
+    bad = CliRunner().invoke(cli.app, ["train", *options, "--device", "cuda"])
+    assert bad.exit_code == 1 and "device 'cuda:0':" in bad.output and not run.exists()
+    wrong = CliRunner().invoke(cli.app, ["generate", str(run), "--device", "gpu"])
+    assert wrong.exit_code == 1
+
+
+def test_the_drivers_reason_is_given(monkeypatch):
+    from numba import cuda
+
+    monkeypatch.setattr(cuda, "implementation", "NVIDIA", raising=False)
+    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cuda, "cuda_error", lambda: "\nthe library\ncannot be found\n")
+    reason = cuda_device.unavailable()
+    assert "the library cannot be found" in reason and "install a driver" in reason and "\n" not in reason
