@@ -134,7 +134,7 @@ def test_parameters_have_the_documented_names_and_shapes():
     [
         (ConfigError, "config must be a WaveNetConfig, got dict", dict(config={"dilations": [1]})),
         (ConfigError, "config must be a WaveNetConfig, got list", dict(config=[1, 2])),
-        (ConfigError, "device must be 'cpu'", dict(device="cuda")),
+        (ConfigError, "device must be 'cpu'", dict(device="gpu")),
         (ConfigError, "threads must be None or a whole number of at least 1, got 0", dict(threads=0)),
         (ConfigError, "threads must be None or a whole number of at least 1, got -1", dict(threads=-1)),
         (ConfigError, "threads must be None or a whole number of at least 1, got True", dict(threads=True)),

@@ -87,7 +87,7 @@ def test_streams_and_draws(options, held, monkeypatch):
     ours = ours.copy()
     ours.set_history(ours.history(), ours.time)
     if not held:
-        monkeypatch.setattr(ours.sizes.engine, "shared_memory", 1600)
+        monkeypatch.setattr(ours.sizes.engine, "shared_memory", 900)
     got = gated_stack.sample(codes[:, -1], 4, ours, device.to_device(condition), seed=3, **options)
     expected = gated_stack.sample(codes[:, -1], 4, reference, condition, seed=3, **options)
     assert np.array_equal(got, expected) and ours.time == reference.time

@@ -13,7 +13,7 @@ import numpy as np
 
 from wavedil.errors import DivergedError, OutOfMemoryError
 from wavedil.kernels import cuda_device, cuda_rows, cuda_tiles
-from wavedil.kernels.cuda_device import scratch, stage
+from wavedil.kernels.cuda_device import scratch, stage, threads_or
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import gated_block
 from wavedil.ops.cross_entropy.cuda import CHUNK, rows_loss
@@ -308,17 +308,16 @@ class Stream:
         """Fill ``out (batch, n)`` with draws that follow ``first (batch,)`` and each other."""
         seed, temperature, top_k, top_p = options
         sizes, engine, (batch, count) = self.sizes, self.sizes.engine, out.shape
-        kernel = cuda_sample.sampler(self.dtype)
-        widths = (sizes.taps, sizes.channels, sizes.half, sizes.skips, sizes.end, sizes.classes)
-        held = self._sampled
-        if cuda_sample.shared_bytes(self.dtype, kernel.threads, *widths, held) > engine.shared_memory:
-            held = 0  # the weights stay in global memory, and in the caches
-        shared = cuda_sample.shared_bytes(self.dtype, kernel.threads, *widths, held)
-        if shared > engine.shared_memory:
+        widths = cuda_sample.Widths(sizes.taps, sizes.channels, sizes.half, sizes.skips, sizes.end, sizes.classes)
+        needed = cuda_sample.shared_bytes(self.dtype, widths, threads_or(cuda_sample.THREADS))
+        weights = self._sampled * self.dtype.itemsize
+        if needed > engine.shared_memory:
             raise OutOfMemoryError(
-                f"generate: a stream of {sizes.classes} classes and these channels needs {shared:,} bytes of shared "
+                f"generate: a stream of {sizes.classes} classes and these channels needs {needed:,} bytes of shared "
                 f"memory, {engine.name} has {engine.shared_memory:,} for a block of threads"
             )
+        held = needed + weights <= engine.shared_memory  # otherwise they stay in global memory, and in the caches
+        kernel = cuda_sample.sampler(self.dtype, widths, held)
         extra = self.kept
         if condition is not None:
             extra = engine.empty((sizes.blocks, batch, sizes.wide), self.dtype)
@@ -328,11 +327,10 @@ class Stream:
         failed = engine.array(np.full((batch, 2), -1))
         dilations = engine.array(np.array(sizes.dilations, np.int64))
         numbers = engine.array(cuda_sample.draws(seed, batch, self.time, count))
-        block = sum(self.params[f"blocks.0.{name}"].size for name in BLOCK)
         kernel(
             batch, drawn, codes, self.kept, extra, self._rings, dilations, numbers, failed,
-            batch, count, self.time, sizes.blocks, *widths, block, condition is not None, held,
-            top_k, temperature, top_p, shared=shared,
+            batch, count, self.time, sizes.blocks, sizes.classes, condition is not None, self._sampled,
+            top_k, temperature, top_p, shared=weights if held else 0,
         )  # fmt: skip
         out[...] = drawn.to_host()
         failed = failed.to_host()
@@ -362,5 +360,5 @@ def kernels(dtype):
     dtype = np.dtype(dtype)
     return (
         *cuda_tiles.kernels(dtype), *cuda_rows.kernels(dtype), *embedding.kernels(dtype),
-        *cross_entropy.kernels(dtype), cuda_sample.sampler(dtype),
+        *cross_entropy.kernels(dtype), *cuda_sample.kernels(dtype),
     )  # fmt: skip
