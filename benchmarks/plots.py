@@ -54,7 +54,7 @@ def grouped_bars(ax, groups, labels, value, text, unit, title):
             ax.bar(x, height, width * 0.94, color=colour(label), label=label)
             ax.annotate(text(group, label), (x, height), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    ax.legend(handles.values(), handles.keys(), fontsize=7, frameon=False)
+    ax.legend(handles.values(), handles.keys(), fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     ax.set_xticks(range(len(groups)), groups)
     ax.set_ylabel(unit)
     ax.set_title(title, fontsize=10, loc="left")

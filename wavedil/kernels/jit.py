@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from numba import njit
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 FASTMATH = {"contract", "nsz", "arcp"}
 OPTIONS = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "no_cfunc_wrapper": True}
@@ -43,9 +45,46 @@ def jit(function):
     return dispatcher
 
 
+class _Part(JITCodeLibrary):
+    """Code that is only linked into other libraries: they optimise it and turn it into instructions, not this one.
+
+    Numba would do both for every function on its own, and once more for each that calls it: half of a cold start.
+    Without instructions there is nothing to point to, and no environment (of Python objects) to set in it.
+    """
+
+    def _optimize_functions(self, module):
+        module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self):
+        pass
+
+    def _finalize_final_module(self):
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name):
+        return 0
+
+    @property
+    def codegen(self):
+        return self
+
+    def set_env(self, name, env):
+        pass
+
+
+class _PartCompiler(CompilerBase):
+    """Numba's pipeline, with a `_Part` for the library."""
+
+    def define_pipelines(self):
+        self.state.library = _Part(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+        self.state.library.enable_object_caching()
+        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
 def inner(function):
-    """Compile a kernel that only other kernels call: without a way in from Python, which takes long to compile."""
-    return njit(no_cpython_wrapper=True, **OPTIONS)(function)
+    """Compile a kernel that only other kernels call: there is no way in from Python."""
+    return njit(no_cpython_wrapper=True, pipeline_class=_PartCompiler, **OPTIONS)(function)
 
 
 def _no_cache():
