@@ -1,4 +1,4 @@
-"""The command line: train, generate, stream, info.
+"""The command line: train, finetune, generate, stream, info.
 
 Exit codes: 0 done, 1 something was wrong (one line on stderr says what), 2 wrong usage, 130 interrupted (and saved).
 What a command needs beyond typer and rich is imported when it runs, so that `--help` answers at once.
@@ -29,6 +29,7 @@ from wavedil import settings as settings_module
 from wavedil.errors import CheckpointError, ConfigError, DataError, WavedilError
 
 Preset = StrEnum("Preset", {name: name for name in settings_module.PRESETS})
+BUNDLED = "bundled"  # :it, :ru
 SAMPLE_SECONDS = 2.0
 SAMPLE_TEMPERATURE = 0.95  # seen after a short training: at 0.9 the sound soon falls silent, at 1.0 it never rests
 
@@ -59,7 +60,8 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_show_v
 @app.command()
 def train(
     folder: Annotated[Path | None, typer.Argument(help="Folder with audio (searched through all its subfolders). "
-                                                       "Without it: the speech that comes with wavedil.",
+                                                       "Without it: the speech that comes with wavedil; bundled:it "
+                                                       "and bundled:ru are one voice of it.",
                                                   show_default=False)] = None,
     preset: Annotated[Preset | None, typer.Option(
         help=f"tiny: seconds; small: minutes; base: hours. \\[default: {settings_module.DEFAULT_PRESET}]",
@@ -108,10 +110,14 @@ def _settings(folder=None, preset=None, config=None, seed=None, steps=None):
     if steps is not None:
         layers.append(("--steps", {"train": {"steps": steps}}))
     wanted = settings_module.from_tables(*layers)
-    if wanted.data.folder:  # whole, because a resume may start in another folder
-        whole = dataclasses.replace(wanted.data, folder=os.path.abspath(wanted.data.folder))
-        wanted = dataclasses.replace(wanted, data=whole)
-    return wanted
+    return dataclasses.replace(wanted, data=dataclasses.replace(wanted.data, folder=_whole_path(wanted.data.folder)))
+
+
+def _whole_path(folder):
+    """Whole, because a resume may start in another folder; what is bundled has no path."""
+    if folder == BUNDLED:
+        return ""
+    return os.path.abspath(folder) if folder and not folder.startswith(f"{BUNDLED}:") else folder
 
 
 def _check_new_run(run):
@@ -133,17 +139,9 @@ def _train(console, run, wanted, steps, minutes, threads, device="cpu"):
         about = _read_run(run)
         wanted = settings_module.from_tables((f"{run / 'config.json'}", about["settings"]))
     _model_config(wd, wanted, 0)  # what is wrong with the settings should show before the data is read
-    data = _open_data(wd, wanted.data)
+    data = _open_data(wd, wanted.data, about["speakers"] if about else ())
     validation = data.validation_clips()
-    yardsticks = None
-    if validation:
-        yardsticks = dataclasses.asdict(wd.audio.yardsticks(data.train_clips(), validation, data.sample_rate))
-    _say(console, "Data", style="bold")
-    for line in data.audit.lines():
-        _say(console, f"  {line}")
-    if yardsticks:
-        _prose(console, "yardsticks, bits/sample of the validation clips: "
-                        + ", ".join(f"{name} {value:.2f}" for name, value in _named(yardsticks).items()))
+    yardsticks = _show_data(wd, console, data, validation)
 
     if about is None:
         trainer = _new_trainer(wd, wanted, data, validation, run, threads, device)
@@ -164,10 +162,7 @@ def _train(console, run, wanted, steps, minutes, threads, device="cpu"):
     if minutes is not None:
         about["reproducible"] = False
     _write_run(run, about)
-    model = trainer.model
-    _say(console, "Model", style="bold")
-    _prose(console, f"{model.params.count:,} parameters, {len(model.config.dilations)} blocks; each output sample sees "
-                    f"{model.receptive_field:,} input samples ({_ms(model.receptive_field, data.sample_rate)})")
+    _show_model(console, trainer, data)
     if trainer.step < total:
         _fit(console, run, wanted.train, trainer, total, minutes)
     else:
@@ -180,6 +175,31 @@ def _device(console, name):
     from wavedil.layers import devices
 
     return devices.resolve(name, lambda text: _prose(console, text))
+
+
+def _show_data(wd, console, data, validation):
+    """What is in the data; returns its yardsticks."""
+    yardsticks = None
+    if validation:
+        yardsticks = dataclasses.asdict(wd.audio.yardsticks(data.train_clips(), validation, data.sample_rate))
+    _say(console, "Data", style="bold")
+    for line in data.audit.lines():
+        _say(console, f"  {line}")
+    if yardsticks:
+        _prose(console, "yardsticks, bits/sample of the validation clips: "
+                        + ", ".join(f"{name} {value:.2f}" for name, value in _named(yardsticks).items()))
+    return yardsticks
+
+
+def _show_model(console, trainer, data):
+    model = trainer.model
+    _say(console, "Model", style="bold")
+    _prose(console, f"{model.params.count:,} parameters, {len(model.config.dilations)} blocks; each output sample sees "
+                    f"{model.receptive_field:,} input samples ({_ms(model.receptive_field, data.sample_rate)})")
+    if trainer.finetune is not None:
+        learned = trainer.weights.count
+        _prose(console, f"{learned:,} values train ({100 * learned / model.params.count:.1f}% of the parameters); "
+                        f"{recipe_text(trainer.finetune.to_dict())}")
 
 
 def _fit(console, run, t, trainer, total, minutes):
@@ -199,11 +219,50 @@ def _fit(console, run, t, trainer, total, minutes):
         _say(console, f"Stopped at step {trainer.step} of {total}: {why}.")
 
 
-def _open_data(wd, wanted):
+def _open_data(wd, wanted, voices=()):
+    """The clips that settings name; `voices` are the model's, for those settings that say which of them speaks."""
+    data = _open_folder(wd, wanted)
+    return _OneVoice(data, voices, wanted.voice) if wanted.voice else data
+
+
+def _open_folder(wd, wanted):
+    if wanted.folder.startswith(f"{BUNDLED}:"):
+        from wavedil.audio.clips import BUNDLED as place
+
+        voice = wanted.folder.partition(":")[2]
+        clips = [clip for clip in wd.audio.bundled_manifest()["clips"] if clip["speaker"] == voice]
+        if not clips:
+            known = sorted({f"{BUNDLED}:{clip['speaker']}" for clip in wd.audio.bundled_manifest()["clips"]})
+            raise DataError(f"{wanted.folder}: the bundled voices are {', '.join(known)}")
+        held = [clip["path"].removeprefix(f"{voice}/") for clip in clips if clip["split"] == "validation"]
+        return wd.audio.ClipFolder(place / voice, wanted.sample_rate, validation=held)
     if wanted.folder:
         return wd.audio.ClipFolder(wanted.folder, wanted.sample_rate, validation=wanted.validation, seed=wanted.seed,
                                    speakers="folders" if wanted.speakers else None)
     return wd.audio.bundled_clips(sample_rate=wanted.sample_rate, speakers="folders")
+
+
+class _OneVoice:
+    """Clips that are all of one voice of a model."""
+
+    def __init__(self, data, voices, voice):
+        self.audit, self.sample_rate, self.speakers = data.audit, data.sample_rate, tuple(voices)
+        self._data, self._voice = data, voices.index(voice)
+
+    def batch(self, rng, batch, window):
+        import numpy as np
+
+        codes, weights = self._data.batch(rng, batch, window)
+        return codes, weights, {"speaker": np.full(len(codes), self._voice)}
+
+    def train_clips(self):
+        return self._marked(self._data.train_clips())
+
+    def validation_clips(self):
+        return self._marked(self._data.validation_clips())
+
+    def _marked(self, clips):
+        return [(name, codes, self._voice) for name, codes, _ in clips]
 
 
 def _model_config(wd, wanted, voices):
@@ -214,9 +273,12 @@ def _model_config(wd, wanted, voices):
 
 
 def _new_trainer(wd, wanted, data, validation, run, threads, device):
-    t = wanted.train
-    config = _model_config(wd, wanted, len(data.speakers))
+    config, t = _model_config(wd, wanted, len(data.speakers)), wanted.train
     model = wd.WaveNet(config, seed=t.seed, recompute=t.recompute, threads=threads, device=device)
+    return _trainer_of(wd, t, model, data, validation, run)
+
+
+def _trainer_of(wd, t, model, data, validation, run, recipe=None):
     if t.optimizer == "sgd":
         optimizer = wd.SGD(t.learning_rate, momentum=t.momentum)
     elif t.optimizer == "adam":
@@ -226,7 +288,7 @@ def _new_trainer(wd, wanted, data, validation, run, threads, device):
     return wd.Trainer(model, data, optimizer=optimizer, batch=t.batch, window=t.window, seed=t.seed,
                       schedule=_schedule(wd, t), clip=t.clip or None, ema=t.ema or None, accumulate=t.accumulate,
                       validation=data if validation else None, validate_every=t.validate_every,
-                      patience=t.patience or None, folder=run)
+                      patience=t.patience or None, finetune=recipe, folder=run)
 
 
 def _schedule(wd, t):
@@ -244,13 +306,16 @@ def _finish(console, run, about, data, validation, trainer):
     metrics = read_metrics(run / "metrics.jsonl")
     train = [(row["step"], row["loss_bits"]) for row in metrics if row.get("loss_bits") is not None]
     held_out = [(row["step"], row["validation_bits"]) for row in metrics if row.get("validation_bits") is not None]
+    before = about["before"]["new"] if "parent" in about else None
+    if before is not None:
+        held_out.insert(0, (0, before))
     yardsticks = _named(about["yardsticks"]) if about["yardsticks"] else {}
     report.loss_curve(run / "loss.png", train, held_out, yardsticks, title=f"{run.name}: {trainer.step} steps")
 
-    speaker = 0 if about["speakers"] else None
+    speaker = _own_voice(about)
     generated = _generate(console, run, SAMPLE_SECONDS, SAMPLE_TEMPERATURE, 0, speaker, run / "sample.wav")
     voice = f", voice {about['speakers'][speaker]}" if speaker is not None else ""
-    clips = [clip for clip in validation or data.train_clips() if clip[2] == speaker] or data.train_clips()
+    clips = [clip for clip in validation or data.train_clips() if clip[2] == speaker] or list(data.train_clips())
     wanted_length = SAMPLE_SECONDS * data.sample_rate
     name, codes, _ = min(clips, key=lambda clip: abs(len(clip[1]) - wanted_length))
     report.spectrogram_page(
@@ -259,6 +324,8 @@ def _finish(console, run, about, data, validation, trainer):
          (f"generated: temperature {SAMPLE_TEMPERATURE}, seed 0{voice}", generated)],
         data.sample_rate, title=f"{run.name}: {trainer.step} steps")
 
+    if "parent" in about:
+        _compare(console, run, about, held_out, trainer)
     _say(console, "What was learned", style="bold")
     if held_out:
         _prose(console, verdict(held_out[-1][1], about["yardsticks"]))
@@ -269,6 +336,7 @@ def _finish(console, run, about, data, validation, trainer):
     _say(console, "  sample.wav       two seconds that the model made up: listen to it\n"
                   "  spectrogram.png  a real clip above it\n"
                   "  loss.png         the curves; metrics.jsonl has the figures\n"
+                  + ("  finetune.png     before and after\n" if "parent" in about and held_out else "") +
                   "  model.safetensors, trainer.safetensors, config.json")
     _say(console, "What to try next", style="bold")
     out = run / "more.wav"
@@ -279,11 +347,14 @@ def _finish(console, run, about, data, validation, trainer):
         ("another sample", _command("generate", run, "--seconds", 4, "--temperature", 1.0, "--seed", 1, "-o", out)),
         ("what the model is made of", _command("info", run)),
         ("train it longer", longer),
-        ("a larger model (hours)", _command("train", "--preset", "base")),
-        ("your own recordings", _command("train", "FOLDER")),
     ]
+    if "parent" not in about:
+        suggestions += [("a larger model (hours)", _command("train", "--preset", "base")),
+                        ("your own recordings", _command("train", "FOLDER")),
+                        ("adapt it to another voice", _command("finetune", run, "FOLDER"))]
     if len(about["speakers"]) > 1:
-        suggestions.insert(1, ("the other voice", _command("generate", run, "--speaker", about["speakers"][1],
+        other = next(name for i, name in enumerate(about["speakers"]) if i != speaker)
+        suggestions.insert(1, ("the other voice", _command("generate", run, "--speaker", other,
                                                            "-o", out.with_stem("other"))))
     for what, command in suggestions:
         _say(console, f"  {what + ':':27}{command}")
@@ -312,6 +383,238 @@ def read_metrics(path: Path) -> list[dict]:
             row = json.loads(line)
             rows[row["step"]] = {**rows.get(row["step"], {}), **row}
     return [rows[step] for step in sorted(rows)]
+
+
+# ---- finetune ------------------------------------------------------------------------------------------------------
+@app.command()
+def finetune(
+    parent: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `wavedil train`: where to start from.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER",
+                                          help="Folder with the new audio; or bundled:it, bundled:ru.")],
+    freeze: Annotated[list[str] | None, typer.Option(
+        help='Parameters that do not train, by name: "blocks.0-9.*". May be given several times. With "input.*" and a '
+             "lower part frozen, steps take less time.", show_default=False)] = None,
+    lr_scale: Annotated[list[str] | None, typer.Option(
+        metavar="PATTERN=FACTOR", help='Factor on the learning rate: "head.*=2". May be given several times.',
+        show_default=False)] = None,
+    lora: Annotated[int | None, typer.Option(metavar="RANK", min=1, help="Train low-rank adapters and nothing else.",
+                                             show_default=False)] = None,
+    learning_rate: Annotated[float | None, typer.Option(
+        min=0.0, help=f"\\[default: {settings_module.FINETUNE_RATE} of the run's own; with --lora "
+                      f"{settings_module.LORA_RATE} of it]", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(
+        min=1, help=f"Training steps. \\[default: {settings_module.FINETUNE_STEPS}]", show_default=False)] = None,
+    minutes: Annotated[float | None, typer.Option(
+        min=0.0, help="Stop after this time at the latest. The run then depends on the machine's speed.",
+        show_default=False)] = None,
+    eval_old: Annotated[str | None, typer.Option(
+        metavar="FOLDER", help="Audio of the old voice, or bundled, bundled:it, bundled:ru: see how much of it is "
+                               "forgotten. Of the folder that RUN was trained on, the held-out clips count.",
+        show_default=False)] = None,
+    voice: Annotated[str | None, typer.Option(
+        help="Name of the new voice, if RUN has several; a name that RUN knows goes on with that voice. "
+             "\\[default: name of the folder]", show_default=False)] = None,
+    resample: Annotated[bool, typer.Option("--resample", help="Accept audio of another sample rate than the model's, "
+                                                              "and convert it.")] = False,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the tables \\[train], \\[data], \\[finetune].",
+                                                show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/finetune-DATE-TIME]",
+                                             show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of batches and new values. \\[default: 0]",
+                                             show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; the result does not depend on it. "
+                                                            "\\[default: all cores]", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help=_DEVICES)] = "cpu",
+) -> None:
+    """Adapt a trained run to a new voice. Go on with it later: wavedil train --resume --out FOLDER."""
+    with _errors():
+        run = out or Path("runs") / f"finetune-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        old = _read_run(parent)
+        model = parent / "model.safetensors"
+        if not model.is_file():
+            raise CheckpointError(f"{parent} holds no trained model: there is no {model}")
+        _check_new_run(run)
+        recipe = {"freeze": freeze or [], "lr_scale": [_factor(text) for text in lr_scale or []],
+                  "lora": lora and {"rank": lora}}
+        options = {"steps": steps, "learning_rate": learning_rate, "seed": seed}
+        before = settings_module.from_tables((f"{parent / 'config.json'}", old["settings"]))
+        wanted = _finetune_settings(parent, before, folder, config, recipe, options)
+        _finetune(Console(), run, parent, old, before, wanted, voice, eval_old, resample, minutes,
+                  {"threads": threads, "device": device})
+
+
+def _factor(text):
+    pattern, equals, number = text.rpartition("=")
+    try:
+        return [pattern, float(number)]
+    except ValueError:
+        equals = ""
+    if not equals:
+        raise ConfigError(f'--lr-scale must be PATTERN=FACTOR, such as "head.*=2", got {text!r}')
+
+
+def _finetune_settings(parent, before, folder, config, recipe, options):
+    """The settings of the run to adapt, with those for fine-tuning over them, then the file, then the options."""
+    from wavedil.layers import files
+
+    name, tables = settings_module.read_toml(config) if config else ("", {})
+    made_of = files.read_metadata(parent / "model.safetensors", "model")["config"]
+    for table, known in (("model", made_of), ("data", {"sample_rate": made_of["sample_rate"]})):
+        for key in tables.get(table, {}).keys() & known.keys():
+            value, own = tables[table][key], known[key]
+            if value != own:
+                raise ConfigError(f"{name}: [{table}] {key} must be {own!r}, as {parent} was trained, got {value!r}; "
+                                  "what a model is made of is changed in Python: with_head, with_blocks, with_speakers")
+    lora = recipe["lora"] or tables.get("finetune", {}).get("lora")
+    steps = options["steps"] or tables.get("train", {}).get("steps", settings_module.FINETUNE_STEPS)
+    wanted = settings_module.from_tables(
+        settings_module.finetune_tables(before, bool(lora), steps), (name, tables),
+        ("FOLDER", {"data": {"folder": _whole_path(folder)}}),
+        ("options", {"train": {key: value for key, value in options.items() if value is not None},
+                     "finetune": {key: value for key, value in recipe.items() if value}}))
+    _recipe(wanted)
+    return wanted
+
+
+def _recipe(wanted):
+    from wavedil.training import FineTune
+
+    try:
+        return FineTune.from_dict(wanted.finetune)
+    except ConfigError as error:
+        raise ConfigError(f"[finetune] {error}") from error
+
+
+def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resample, minutes, options):
+    import zlib
+
+    import wavedil as wd
+    from wavedil.layers.parameters import host
+
+    options["device"] = _device(console, options["device"])
+    model = wd.load(parent / "model.safetensors", recompute=wanted.train.recompute, **options)
+    if model.config.classes != 256 or model.config.codec != "mulaw":
+        raise ConfigError(f"{parent} has {model.config.classes} classes ({model.config.codec}), audio has the 256 of "
+                          "mu-law: another head is made in Python, by model.with_head(classes=256)")
+    about = {"settings": None, "speakers": list(old["speakers"]), "reproducible": minutes is None, "yardsticks": None,
+             "parent": {"run": os.path.abspath(parent), "step": model.about["step"],
+                        "weights": zlib.crc32(host(model.params.flat))},
+             "eval_old": None if eval_old is None else _whole_path(eval_old)}
+    kept = _old_clips(wd, about["eval_old"], before, old["speakers"], resample)
+    if about["speakers"]:
+        voice = voice or Path(wanted.data.folder.removeprefix(f"{BUNDLED}:")).name
+        if voice not in about["speakers"]:
+            about["speakers"].append(voice)
+            model = model.with_speakers(len(about["speakers"]), seed=wanted.train.seed)
+        wanted = dataclasses.replace(wanted, data=dataclasses.replace(wanted.data, voice=voice))
+    elif voice:
+        raise ConfigError(f"--voice {voice}: {parent} has only one voice, which is replaced")
+    data = _open_data(wd, wanted.data, about["speakers"])
+    _check_rates(data.audit, resample)
+    validation = data.validation_clips()
+    about["settings"], about["yardsticks"] = wanted.to_dict(), _show_data(wd, console, data, validation)
+    trainer = _trainer_of(wd, wanted.train, model, data, validation, run, _recipe(wanted))
+    _show_model(console, trainer, data)
+    about["before"] = {"new": trainer.validate() if validation else None,
+                       "old": trainer.validate(_Clips(kept)) if kept else None}
+    _write_run(run, about)
+    for name, bits in (("new", about["before"]["new"]), ("old", about["before"]["old"])):
+        if bits is not None:
+            _prose(console, f"before: {bits:.3f} bits/sample of the {name} voice's clips")
+    _fit(console, run, wanted.train, trainer, wanted.train.steps, minutes)
+    _finish(console, run, about, data, validation, trainer)
+
+
+class _Clips:
+    """Clips to validate with."""
+
+    def __init__(self, clips):
+        self._clips = clips
+
+    def validation_clips(self):
+        return self._clips
+
+
+def _old_clips(wd, folder, before, voices, resample):
+    """Clips of the old voice: held-out ones where the model was trained on that folder or it is bundled, else all."""
+    if folder is None:
+        return []
+    wanted = before.data
+    if folder != wanted.folder:
+        held_out = 0.0 if os.path.isabs(folder) else wanted.validation
+        wanted = dataclasses.replace(wanted, folder=folder, voice="", validation=held_out, speakers=bool(voices))
+    data = _open_data(wd, wanted, voices)
+    _check_rates(data.audit, resample)
+    names = data.speakers or (Path(folder.removeprefix(f"{BUNDLED}:")).name,)
+    unknown = [name for name in names if voices and name not in voices]
+    if unknown:
+        raise ConfigError(f"--eval-old {folder}: folders must be voices that the model knows ({', '.join(voices)}), "
+                          f"got {', '.join(unknown)}")
+    return [(name, codes, voices.index(names[speaker or 0]) if voices else None)
+            for name, codes, speaker in data.validation_clips() or data.train_clips()]
+
+
+def _check_rates(audit, resample):
+    others = {rate: count for rate, count in audit.rates.items() if rate != audit.sample_rate}
+    if others and not resample:
+        found = ", ".join(f"{count} clips at {rate:,} Hz" for rate, count in sorted(others.items()))
+        raise DataError(f"{audit.path}: must be at the model's {audit.sample_rate:,} Hz, got {found}: --resample "
+                        "converts them")
+
+
+def recipe_text(recipe: dict) -> str:
+    """What fine-tuning trains, in a sentence."""
+    parts = []
+    if recipe.get("lora"):
+        parts.append(f"adapters of rank {recipe['lora']['rank']}")
+    for key, words in (("train", "only"), ("freeze", "frozen:"), ("lr_scale", "learning rate:"),
+                       ("decay_scale", "weight decay:"), ("unfreeze", "from step:")):
+        items = recipe.get(key) or ()
+        items = items.items() if isinstance(items, dict) else items
+        texts = [item if isinstance(item, str) else f"{item[0]} x {item[1]:g}" if key != "unfreeze" else
+                 f"{item[0]} {item[1]}" for item in items]
+        if texts:
+            parts.append(f"{words} {', '.join(texts)}")
+    if recipe.get("l2_start"):
+        parts.append(f"L2 to the start {recipe['l2_start']:g}")
+    return "; ".join(parts) or "all of the model trains"
+
+
+def _compare(console, run, about, held_out, trainer):
+    """Before and after, as a table and a picture."""
+    import wavedil as wd
+    from wavedil import report
+
+    after = {"new": held_out[-1][1] if held_out else None, "old": None}
+    if about["eval_old"] is not None:
+        parent = _read_run(Path(about["parent"]["run"]))
+        before = settings_module.from_tables(("the pretrained run", parent["settings"]))
+        kept = _old_clips(wd, about["eval_old"], before, about["speakers"], resample=True)
+        after["old"] = trainer.validate(_Clips(kept))
+    about["after"] = after
+    _write_run(run, about)
+    rows = {}
+    for key in after:
+        if after[key] is not None and about["before"][key] is not None:
+            rows[f"{key} voice"] = about["before"][key], after[key]
+    if not rows:
+        return
+    _say(console, "Before and after", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("  bits/sample of", "before", "after", "change"):
+        table.add_column(title, justify="right" if title[0] != " " else "left")
+    for name, (first, last) in rows.items():
+        table.add_row(f"  {name}", f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}")
+    console.print(table)
+    if held_out:
+        report.before_after(run / "finetune.png", held_out, rows,
+                            title=f"{run.name}: {trainer.step} steps from {Path(about['parent']['run']).name}")
+
+
+def _own_voice(about):
+    """The number of the voice that a run is about: that of fine-tuning, else the first; None if there are none."""
+    voice = about["settings"]["data"].get("voice")
+    return about["speakers"].index(voice) if voice else 0 if about["speakers"] else None
 
 
 # ---- generate ------------------------------------------------------------------------------------------------------
@@ -494,6 +797,10 @@ def info(
             about = _read_run(run)
             wanted = settings_module.from_tables((f"{run / 'config.json'}", about["settings"]))
             voices = len(about["speakers"])
+            if "parent" in about:
+                console = Console()
+                _say(console, f"fine-tuned from  {about['parent']['run']}, step {about['parent']['step']}")
+                _say(console, f"recipe           {recipe_text(wanted.finetune)}")
         else:
             wanted = _settings(preset=preset, config=config)
             voices = 2 if not wanted.data.folder else 0
@@ -685,12 +992,13 @@ def _audio_file(path):
 
 
 def _voice(run, speaker):
-    """The number of a voice of a run by its name; the first if none is named, None if the model has no voices."""
-    voices = _read_run(run)["speakers"]
+    """The number of a voice of a run by its name; its own if none is named, None if the model has no voices."""
+    about = _read_run(run)
+    voices = about["speakers"]
     if speaker is not None and speaker not in voices:
         raise ConfigError(f"speaker must be one of {', '.join(voices)}, got {speaker!r}" if voices else
                           f"--speaker {speaker}: this model has only one voice")
-    return voices.index(speaker) if speaker else 0 if voices else None
+    return voices.index(speaker) if speaker else _own_voice(about)
 
 
 def _write_run(run, about):

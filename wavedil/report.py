@@ -72,6 +72,67 @@ def loss_curve(path, train, validation=(), yardsticks: Mapping[str, float] | Non
     return _save(figure, path)
 
 
+def before_after(path, curve, rows: Mapping[str, tuple[float, float]], title: str = "") -> Path:
+    """Draw what fine-tuning did into a PNG: the new clips' loss over the steps, and each set of clips before and after.
+
+    Parameters
+    ----------
+    path : path-like
+        The PNG to write.
+    curve : sequence of (step, bits) pairs
+        Validation loss of the new clips in bits per sample; step 0 is the pretrained model.
+    rows : mapping of label to (before, after)
+        Bits per sample of each set of clips.
+    title : str
+
+    Raises
+    ------
+    DataError
+        If `curve` or `rows` is empty.
+    """
+    curve = _pairs(curve)
+    if not len(curve) or not rows:
+        raise DataError("before_after: curve and rows must hold at least one entry each, got none")
+    figure, axes = _figure(9.0, 4.4 + 0.6 * len(rows), right=0.80, rows=2, heights=(3.0, 0.4 + 0.5 * len(rows)))
+    above, below = axes
+    steps, bits = curve.T
+    above.plot(steps, bits, color=RED, linewidth=1.8, marker="o", markersize=3.5)
+    above.axhline(bits[0], color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    labels = [(bits[0], f"before {bits[0]:.2f}", INK), (bits[-1], f"now {bits[-1]:.2f}", RED)]
+    low, high = bits.min(), bits.max()
+    margin = 0.08 * (high - low) + 0.05
+    above.set_ylim(low - margin, high + margin)
+    above.set_xlim(0.0, 1.01 * max(steps[-1], 1.0))
+    positions = _spread([value for value, _, _ in labels], gap=0.08 * (high - low + 2 * margin))
+    for y, (_, text, color) in zip(positions, labels, strict=True):
+        above.annotate(text, (1.0, y), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+                       color=color, va="center", fontsize=9, annotation_clip=False)
+    above.set_xlabel("fine-tuning step")
+    above.set_ylabel("bits per sample")
+    above.set_title(title, loc="left", color=INK, fontsize=11)
+    above.grid(axis="y", color="#eeeeee")
+
+    for y, (before, after) in enumerate(rows.values()):
+        color = BLUE if after <= before else RED
+        below.annotate("", (after, y), (before, y), arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.8})
+        below.plot([before], [y], "o", color=FAINT, markersize=6)
+        below.plot([after], [y], "o", color=color, markersize=6)
+        below.annotate(f"{before:.2f} to {after:.2f} ({after - before:+.2f})", (1.0, y),
+                       xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points", color=color,
+                       va="center", fontsize=9, annotation_clip=False)
+    below.set_yticks(range(len(rows)), list(rows))
+    below.set_ylim(len(rows) - 0.4, -0.6)
+    ends = [value for pair in rows.values() for value in pair]
+    margin = 0.08 * (max(ends) - min(ends)) + 0.05
+    below.set_xlim(min(ends) - margin, max(ends) + margin)
+    below.set_xlabel("bits per sample, before (grey) and after; lower is better")
+    below.grid(axis="x", color="#eeeeee")
+    for one in axes:
+        one.set_axisbelow(True)
+    figure.subplots_adjust(left=0.13, hspace=0.45)
+    return _save(figure, path)
+
+
 def spectrogram_page(path, clips: Sequence[tuple[str, np.ndarray]], sample_rate: int, title: str = "") -> Path:
     """Draw the spectrograms of labelled clips below each other, on the same scales, into a PNG.
 
@@ -115,11 +176,11 @@ def spectrogram_page(path, clips: Sequence[tuple[str, np.ndarray]], sample_rate:
     return _save(figure, path)
 
 
-def _figure(width, height, right, rows=None):
+def _figure(width, height, right, rows=None, heights=None):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120)
-    axes = figure.subplots(rows or 1, 1, squeeze=False)[:, 0]
+    axes = figure.subplots(rows or 1, 1, squeeze=False, height_ratios=heights)[:, 0]
     figure.subplots_adjust(left=0.085, right=right, top=1.0 - 0.6 / height, bottom=0.55 / height, hspace=0.3)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)

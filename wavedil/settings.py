@@ -2,7 +2,8 @@
 
 A run is described by three tables. `[model]` holds the keys of `WaveNetConfig` (its own module checks them); `[train]`
 and `[data]` are the dataclasses below. A preset fills all three, a file overrides single keys, the command line
-overrides the file.
+overrides the file. Fine-tuning takes a trained run in place of a preset and has a fourth table, `[finetune]`: the keys
+of `wavedil.training.FineTune`, which checks them.
 """
 
 import dataclasses
@@ -31,6 +32,9 @@ PRESETS = {
     },
 }
 DEFAULT_PRESET = "small"
+FINETUNE_STEPS = 300  # under a minute for the preset small on two cores
+FINETUNE_RATE = 0.25  # times the learning rate of the pretrained run
+LORA_RATE = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +64,22 @@ class TrainSettings:
 class DataSettings:
     """The table `[data]`."""
 
-    folder: str = ""  # empty: the bundled clips
+    folder: str = ""  # empty: the bundled clips; bundled:NAME: one voice of them
     sample_rate: int = 8000  # Hz
     validation: float = 0.1  # share of the clips that is held out (the bundled clips have a fixed list)
     speakers: bool = False  # each subfolder of `folder` is a voice (the bundled clips always know their two)
     seed: int = 0  # of the split
+    voice: str = ""  # fine-tuning a model of several voices: all clips are of this one
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All three tables; `model` is a plain dict until the data says the sample rate and the number of voices."""
+    """All tables; `model` is a plain dict until the data says the sample rate and the number of voices."""
 
     model: dict
     train: TrainSettings
     data: DataSettings
+    finetune: dict  # empty: nothing special, all of the model trains
 
     def to_dict(self) -> dict:
         """Plain dicts, as `from_tables` takes them."""
@@ -88,7 +94,7 @@ def from_tables(*layers: tuple[str, Mapping]) -> Settings:
     ConfigError
         An unknown table or key, or a value of the wrong type or out of range; the message names the place.
     """
-    merged = {"model": {}, "train": {}, "data": {}}
+    merged = {"model": {}, "train": {}, "data": {}, "finetune": {}}
     kinds = {"train": TrainSettings, "data": DataSettings}
     for where, tables in layers:
         for name, table in tables.items():
@@ -110,7 +116,17 @@ def from_tables(*layers: tuple[str, Mapping]) -> Settings:
     for key, choices in (("optimizer", ("adamw", "adam", "sgd")), ("schedule", ("cosine", "exponential", "constant"))):
         if getattr(train, key) not in choices:
             raise ConfigError(f"[train] {key} must be one of {', '.join(choices)}, got {getattr(train, key)!r}")
-    return Settings(merged["model"], train, data)
+    return Settings(merged["model"], train, data, merged["finetune"])
+
+
+def finetune_tables(parent: Settings, lora: bool = False, steps: int = FINETUNE_STEPS) -> tuple[str, dict]:
+    """The layer of `from_tables` that fine-tuning starts from: the trained run's own, but few and small steps."""
+    rate = parent.train.learning_rate * (LORA_RATE if lora else FINETUNE_RATE)
+    train = dataclasses.asdict(parent.train) | {
+        "steps": steps, "validate_every": max(1, steps // 6), "schedule": "cosine", "warmup": min(10, steps // 10),
+        "final": 0.0, "learning_rate": rate, "patience": 0, "seed": 0,
+    }  # fmt: skip
+    return "fine-tuning", {"model": parent.model, "train": train, "data": {"sample_rate": parent.data.sample_rate}}
 
 
 def read_toml(path) -> tuple[str, dict]:
