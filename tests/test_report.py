@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wavedil import report
-from wavedil.errors import DataError
+from wavedil.errors import ConfigError, DataError
 
 YARDSTICKS = {"uniform": 8.0, "order-0 entropy": 7.66, "FLAC": 6.30, "order-1 entropy": 6.22}
 
@@ -17,7 +17,7 @@ def figures(monkeypatch):
     """The figures that a call draws, as they are just before they are saved."""
     drawn = []
     save = report._save
-    monkeypatch.setattr(report, "_save", lambda figure, path: (drawn.append(figure), save(figure, path))[1])
+    monkeypatch.setattr(report, "_save", lambda figure, *rest: (drawn.append(figure), save(figure, *rest))[1])
     return drawn
 
 
@@ -91,6 +91,71 @@ def test_spectrogram_of_very_short_or_silent_clips(tmp_path, samples):
 def test_spectrogram_of_bad_clips_is_an_error(tmp_path, clips, message):
     with pytest.raises(DataError, match=message):
         report.spectrogram_page(tmp_path / "s.png", clips, 8000)
+
+
+# ---- dilations -------------------------------------------------------------------------------------------------------
+def test_tree_has_a_line_for_each_tap_and_a_circle_for_each_hole(tmp_path, figures):
+    assert is_png(report.tap_tree(tmp_path / "tree.png", [2, 4], 2))
+    (axes,) = figures[0].axes
+    lines = {tuple(map(tuple, segment)) for part in axes.collections for segment in part.get_segments()}
+    # From the output, level 2, down to the input, level 0; time is negative: -4 is four samples ago.
+    assert lines == {((0, 2), (0, 1)), ((0, 2), (-4, 1)),
+                     ((0, 1), (0, 0)), ((0, 1), (-2, 0)), ((-4, 1), (-4, 0)), ((-4, 1), (-6, 0))}
+    (holes,) = [line for line in axes.lines if line.get_markeredgecolor() == report.RED]
+    assert sorted(holes.get_xdata()) == [-5, -3, -1] and set(holes.get_ydata()) == {0}
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["input", "dilation 4", "dilation 2"]
+    assert axes.get_title(loc="left") == "dilations 2-4, kernel 2: 7 samples, 3 holes"
+    figures[0].canvas.draw()
+    assert {text.get_text() for text in axes.get_xticklabels()} >= {"0", "2", "4", "6"}
+
+
+@pytest.mark.parametrize(("dilations", "kernel_size"), [([1, 2, 4, 8], 3), ([5], 1), ([2**i for i in range(8)] * 2, 3)])
+def test_coverage_shows_every_count(tmp_path, figures, dilations, kernel_size):
+    report.tap_coverage(tmp_path / "coverage.png", dilations, kernel_size)
+    (axes,) = figures[0].axes
+    counts = report.receptive.multiplicity(dilations, kernel_size)
+    if axes.patches:
+        assert [bar.get_height() for bar in axes.patches] == counts.tolist()
+        assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == pytest.approx(-np.arange(len(counts)))
+    else:
+        assert axes.collections[0].get_datalim(axes.transData).ymax == counts.max()
+    assert axes.get_ylim()[1] > counts.max() and axes.get_xlim()[0] < 1 - len(counts)
+
+
+def test_2d_coverage_is_an_image_around_the_middle(tmp_path, figures):
+    report.tap_coverage_2d(tmp_path / "square.png", [(1, 2), (2, 4)], 3)
+    (image,) = figures[0].axes[0].images
+    assert image.get_extent() == [-6.5, 6.5, 3.5, -3.5]
+    counts = report.receptive.multiplicity_2d([(1, 2), (2, 4)], 3)
+    assert np.array_equal(image.get_array().filled(0), counts)
+    assert "never seen (46%)" in figures[0].axes[1].get_ylabel()  # 6 of 13 columns
+    report.tap_coverage_2d(tmp_path / "large.png", [(100, 1)], 3)
+    assert figures[1].axes[0].images[0].get_array().shape == (128, 3)
+    assert "201 x 3 pixels, the middle" in figures[1].axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    ("dilations", "kernel_size", "title"),
+    [([1, 2, 4, 8] * 3, 2, "dilations (1-2-4-8) x 3, kernel 2: 46 samples, no hole"),
+     ([1] * 1100, 2, "dilations 1 x 1100, kernel 2: 1,101 samples, no hole"),
+     ([2**i for i in range(1, 15)], 2, "dilations 2-4-8-16-32-...-8192-16384, kernel 2: 32,767 samples, 16,383 holes")],
+)
+def test_page_for_small_and_huge_stacks(tmp_path, figures, dilations, kernel_size, title):
+    assert is_png(report.dilations_page(tmp_path / "page.png", dilations, kernel_size))
+    tree, coverage, image, _ = figures[0].axes
+    assert tree.get_title(loc="left") == title
+    assert coverage.get_xlabel() == "samples ago" and image.get_title(loc="left").startswith("the same stack in two")
+    assert tree.get_position().x0 == pytest.approx(coverage.get_position().x0)
+
+
+def test_svg_and_other_names(tmp_path):
+    path = report.dilations_page(tmp_path / "page.SVG", [1, 2], 2)
+    assert b"<svg" in path.read_bytes()
+    for draw in (report.dilations_page, report.tap_tree, report.tap_coverage, report.tap_coverage_2d):
+        with pytest.raises(ConfigError, match=rf"{draw.__name__}: path must end in .png or .svg, got '.*page.pdf'"):
+            draw(tmp_path / "page.pdf", [1, 2], 2)
+        with pytest.raises(ConfigError, match="dilations must be whole numbers of at least 1, got 0"):
+            draw(tmp_path / "page.png", [1, 0], 2)
 
 
 def test_drawing_needs_no_display_and_never_loads_pyplot(tmp_path):
