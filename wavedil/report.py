@@ -6,6 +6,7 @@ matplotlib is imported when a picture is drawn.
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -320,7 +321,7 @@ def _count(n, what):
 
 
 def _short(n):
-    return f"{n:,}" if n < 10**9 else f"{float(n):.1e}" if n < 10**300 else f"10^{len(str(n)) - 1}"
+    return f"{n:,}" if n < 10**9 else f"{Decimal(n):.1e}"
 
 
 def _middle(counts):
