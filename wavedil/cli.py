@@ -973,9 +973,9 @@ def _look_at(console, stack, kernel, rate, block, channels, plot, clip=None, win
 def _suggest(console, kernel, rate, blocks, block, channels, plot, field, clip=None, window=None):
     schedules = receptive.design(field, kernel, blocks, channels=channels, block=block, clip=clip, window=window)
     length = f"{field:,} samples" + (f" ({_ms(field, rate)})" if rate else "")
-    table = Table(box=None, pad_edge=False, header_style="bold",
-                  title=f"At least {length} without a blind spot: kernel {kernel}, up to {blocks} blocks ({block}, "
-                        f"{channels} channels)", title_justify="left", title_style="bold")
+    _say(console, f"At least {length} without a blind spot: kernel {kernel}, up to {blocks} blocks ({block}, "
+                  f"{channels} channels)", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     titles = ("blocks", "field", *(("ms",) if rate else ()), "parameters", "multiply-adds", "evenness")
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)

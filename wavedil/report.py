@@ -347,14 +347,16 @@ def _tree_height(found):
 
 def _tree(axes, found):
     from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_rgba_array
 
     field, depth = found.receptive_field, len(found.dilations)
     shown = min(field, TREE_LAGS, max(1, TREE_LINES // sum(found.kernel_sizes)))
     seen = np.arange(shown) == 0
-    rows, width = [seen], float(np.clip(60 / shown, 0.25, 1.4))
+    rows, segments, few, width = [seen], [], [], float(np.clip(60 / shown, 0.25, 1.4))
     for level in range(depth, 0, -1):
         d, k = found.dilations[level - 1], found.kernel_sizes[level - 1]
-        lags, below, segments = np.flatnonzero(seen), np.zeros(shown, bool), []
+        lags, below = np.flatnonzero(seen), np.zeros(shown, bool)
+        few += [300 / (k * len(lags))] * (k * len(lags))
         for tap in range(k):
             ends = lags + tap * d
             segments.append(np.stack([np.stack([-lags, np.full_like(lags, level)], 1),
@@ -362,10 +364,10 @@ def _tree(axes, found):
             below[ends[ends < shown]] = True
         seen = below
         rows.append(seen)
-        segments = np.concatenate(segments)
-        few = 300 / len(segments)  # few lines are drawn thick and dark, many are shades
-        axes.add_collection(LineCollection(segments, colors=BLUE, linewidths=max(width, min(few, 0.8)), zorder=1,
-                                           alpha=float(np.clip(few, 0.12, 0.8)), rasterized=len(segments) > 500))
+    # A layer's few lines are drawn thick and dark, its many are shades.
+    axes.add_collection(LineCollection(np.concatenate(segments), colors=to_rgba_array(BLUE, np.clip(few, 0.12, 0.8)),
+                                       linewidths=np.clip(few, width, max(width, 0.8)), zorder=1,
+                                       rasterized=len(few) > 2000))
     size = float(np.clip(420 / shown, 0.8, 8))
     seen = np.stack(rows[::-1])
     if shown <= 128:
