@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 import threading
 import tracemalloc
 
@@ -24,6 +25,10 @@ by_dtype = pytest.mark.parametrize("dtype", h.DTYPES)
 
 def named(*names):
     return pytest.mark.parametrize("case", [h.case_named("gated_stack", name) for name in names], ids=str)
+
+
+def f32(*shape):
+    return np.ones(shape, "float32")
 
 
 def to_float64(arguments):
@@ -655,6 +660,283 @@ def test_bad_needs(needs, message, backend):
         gated_stack.loss_and_grads(**arguments, **settings, needs=["head.1.bias"], into={}, backend=backend)
 
 
+# ---- the trunk alone -------------------------------------------------------------------------------------------------
+def trunk_inputs(case, dtype):
+    """Arguments of forward, without the head, and a gradient of what it returns."""
+    arguments, settings = cases.inputs(case, dtype)
+    params = {n: p for n, p in arguments["params"].items() if not n.startswith("head")}
+    codes, condition = arguments["codes"][:, :-1], arguments.get("condition")
+    dskips = np.random.default_rng(8).standard_normal((*codes.shape, params["blocks.0.skip.bias"].size))
+    return dict(params=params, codes=codes, condition=condition, **settings), dskips.astype(dtype)
+
+
+def trunk_parts(skips, grads):
+    return grads.params | {"skips": skips} | ({} if grads.condition is None else {"condition": grads.condition})
+
+
+def run_trunk(case, dtype, *, needs=None, **options):
+    """Name -> array: the gradients, and the skips."""
+    arguments, dskips = trunk_inputs(case, dtype)
+    skips, saved = gated_stack.forward(**arguments, needs=needs, **options)
+    return trunk_parts(skips, gated_stack.backward(dskips, saved, threads=options.get("threads")))
+
+
+@functools.cache
+def plain_trunk(case, dtype):
+    return run_trunk(case, dtype, threads=1)
+
+
+def check_trunk(got, wanted, tolerance):
+    assert got.keys() == wanted.keys()
+    for name, array in wanted.items():
+        error = h.relative_error(got[name], array)
+        assert error <= tolerance, f"{name} is off by {error:.2e}, allowed {tolerance:.0e}"
+
+
+def check_trunk_bits(got, wanted, names=None):
+    for name in wanted if names is None else names:
+        assert got[name].tobytes() == wanted[name].tobytes(), name
+
+
+@by_dtype
+@by_case
+def test_trunk_equals_the_reference(case, dtype):
+    arguments, dskips = trunk_inputs(case, dtype)
+    wide = h.to_float64(arguments) | {"params": h.to_float64(arguments["params"])}
+    skips, saved = gated_stack.forward(**wide, backend="reference")
+    wanted = trunk_parts(skips, gated_stack.backward(dskips.astype("float64"), saved))
+    got = run_trunk(case, dtype)
+    check_trunk(got, wanted, case.tolerance[dtype])
+    assert {a.dtype.name for a in got.values()} == {dtype}
+
+
+@named("below-dilation", "kernel-3", "one-chunk-and-a-row", "global", "local")
+def test_trunk_is_the_composition_of_single_ops(case):
+    arguments, dskips = trunk_inputs(case, "float64")
+    params, condition, dilations = arguments["params"], arguments["condition"], arguments["dilations"]
+    parts = ["conv.weight", "conv.bias", "residual.weight", "residual.bias", "skip.weight", "skip.bias"]
+    parts += ["condition.weight"] * (condition is not None)
+    x, looked_up = embedding.forward(arguments["codes"], params["input.embedding"])
+    skips, saved, grads = 0, [], {}
+    for i, dilation in enumerate(dilations):
+        named_parts = {n.replace(".", "_"): params[f"blocks.{i}.{n}"] for n in parts}
+        y, kept = gated_block.forward(x, **named_parts, condition=condition, dilation=dilation)
+        x, skips = y.h, skips + y.skip
+        saved.append(kept)
+    dh, dcondition = np.zeros_like(x), 0
+    for i in reversed(range(len(dilations))):
+        d = gated_block.backward((dh, dskips), saved[i])
+        dh = d.x
+        grads |= {f"blocks.{i}.{n}": getattr(d, n.replace(".", "_")) for n in parts}
+        dcondition = dcondition if condition is None else dcondition + d.condition
+    grads["input.embedding"] = embedding.backward(dh, looked_up).table
+    wanted = trunk_parts(skips, gated_stack.Grads(grads, None if condition is None else dcondition))
+    check_trunk(run_trunk(case, "float64"), wanted, 1e-11)
+
+
+@by_dtype
+@by_case
+def test_trunk_has_the_same_bits_on_any_threads_and_with_gates_computed_twice(case, dtype):
+    workspace = Workspace()
+    for recompute in (False, True):
+        for threads in (1, 2, 3):
+            got = run_trunk(case, dtype, recompute=recompute, threads=threads, workspace=workspace)
+            check_trunk_bits(got, plain_trunk(case, dtype))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@named("below-dilation", "two-chunks-and-a-row", "global", "local")
+def test_trunk_computes_what_is_needed_after_nan_was_everywhere(case, recompute):
+    workspace = Workspace()
+    arguments, dskips = trunk_inputs(case, "float32")
+    spoiled = arguments | {"params": {n: np.full_like(p, np.nan) for n, p in arguments["params"].items()}}
+    for threads in (1, 2):
+        options = dict(recompute=recompute, threads=threads, workspace=workspace)
+        for name, needs in needs_of(case).items():
+            needs = [n for n in needs if not n.startswith("head")]
+            skips, saved = gated_stack.forward(**spoiled, **options)
+            gated_stack.backward(dskips * np.float32(np.nan), saved)
+            got = run_trunk(case, "float32", needs=needs, **options)
+            assert got.keys() == {"skips", *needs}, name
+            check_trunk_bits(got, plain_trunk(case, "float32"), got)
+            # The same when only backward is told, and when it is told of less than forward was.
+            skips, saved = gated_stack.forward(**arguments, **options)
+            grads = gated_stack.backward(dskips, saved, needs=needs, threads=threads)
+            check_trunk_bits(trunk_parts(skips, grads), plain_trunk(case, "float32"), got)
+
+
+def check_trunk_slopes(case, names, tolerance=1e-6):
+    """Gradients of <skips, dskips> against a central difference of fourth order, along a direction of each array."""
+    arguments, dskips = trunk_inputs(case, "float64")
+    grads, rng = run_trunk(case, "float64"), np.random.default_rng([case.seed, 3])
+    for name in [n for n in grads if n != "skips"] if names is None else names:
+        direction = rng.standard_normal(grads[name].shape)
+
+        def value(distance, name=name, direction=direction):
+            moved = dict(arguments, params=dict(arguments["params"]))
+            where = moved if name == "condition" else moved["params"]
+            where[name] = where[name] + distance * direction
+            return (gated_stack.forward(**moved, needs=(), threads=1)[0] * dskips).sum()
+
+        step = 1e-3
+        slope = (8 * (value(step) - value(-step)) - (value(2 * step) - value(-2 * step))) / (12 * step)
+        norm = np.sqrt((grads[name] ** 2).sum()) or 1.0
+        error = abs(slope - (grads[name] * direction).sum()) / norm
+        assert error <= tolerance, f"{case} along {name}: off by {error:.2e}, allowed {tolerance:.0e}"
+
+
+@named("one-sample", "kernel-3", "below-dilation", "global", "local")
+def test_trunk_slopes(case):
+    check_trunk_slopes(case, None)
+
+
+@pytest.mark.parametrize("name", ["input.embedding", "blocks.1.conv.weight", "blocks.2.skip.bias", "condition"])
+def test_a_wrong_trunk_backward_is_noticed(name, monkeypatch):
+    kernels = importlib.import_module("wavedil.ops.gated_stack.cpu")
+    right = kernels.backward
+
+    def wrong(dskips, kept, into, **options):
+        dcondition = right(dskips, kept, into, **options)
+        flip_one(dcondition if name == "condition" else into[name])
+        return dcondition
+
+    wanted = plain_trunk(RED, "float64")
+    monkeypatch.setattr(kernels, "backward", wrong)
+    with pytest.raises(AssertionError, match=f"{name} is off by"):
+        check_trunk(run_trunk(RED, "float64"), wanted, RED.tolerance["float64"])
+    with pytest.raises(AssertionError, match=f"along {name}: off by"):
+        check_trunk_slopes(RED, [name])
+
+
+@by_dtype
+@named("below-dilation", "above-past", "two-chunks-and-a-row", "global", "local")
+def test_trunk_in_a_stream_equals_one_pass(case, dtype):
+    """In pieces of any size, which take turns with those of a stream of logits."""
+    arguments, _ = cases.inputs(case, dtype)
+    codes, condition = arguments["codes"][:, :-1], arguments.get("condition")
+    wanted, scores, time = plain_trunk(case, dtype)["skips"], whole(case, dtype), codes.shape[1]
+    local = condition is not None and condition.ndim == 3
+    for backend in ("cpu", "reference"):
+        state = gated_stack.init_state(
+            arguments["params"], len(codes), dilations=case.sizes["dilations"], backend=backend,
+            condition_channels=case.sizes["condition_channels"],
+        )  # fmt: skip
+        cuts = sorted({0, 1, 2, time // 3, time // 2, time - 1, time})
+        for i, (begin, end) in enumerate(itertools.pairwise(cuts)):
+            piece = condition[:, begin:end] if local else condition
+            function, whole_one = ((gated_stack.step_features, wanted), (gated_stack.step, scores))[i == 2]
+            got = function(codes[:, begin:end], state, piece)
+            if backend == "cpu":
+                assert got.tobytes() == whole_one[:, begin:end].tobytes()
+            h.assert_close(got, whole_one[:, begin:end], case.tolerance[dtype])
+        assert state.time == time
+
+
+def test_trunk_into_out_and_heads():
+    """Gradients are added, the rest is left alone; a head that is there changes nothing."""
+    arguments, dskips = trunk_inputs(RED, "float32")
+    wanted = plain_trunk(RED, "float32")
+    params = cases.inputs(RED, "float32")[0]["params"]
+    out, needs = np.empty_like(wanted["skips"]), ["blocks.2.conv.weight", "condition"]
+    skips, saved = gated_stack.forward(**arguments | {"params": params}, out=out)
+    assert skips is out and out.tobytes() == wanted["skips"].tobytes()
+    into = {n: np.full_like(p, 2) for n, p in params.items()}
+    dskips.flags.writeable = False
+    grads = gated_stack.backward(scattered(dskips), saved, into=into, needs=needs)
+    assert grads.params is into and grads.condition.tobytes() == wanted["condition"].tobytes()
+    for name, total in into.items():
+        assert total.tobytes() == (wanted[name] + 2 if name in needs else np.full_like(total, 2)).tobytes(), name
+
+
+def test_a_trunk_that_keeps_nothing_takes_little_memory():
+    """What forward holds for 3000 rows with nothing to keep: much the same for 2 blocks and for 12."""
+    held = {}
+    for blocks in (2, 12):
+        sizes = dict(CASES[0].sizes, time=3000, dilations=(1, 2) * (blocks // 2), residual=16, dilated=16, skip=16)
+        arguments, dskips = trunk_inputs(contract.Case("memory", 0, sizes), "float32")
+        for needs in (None, ()):
+            workspace = Workspace()
+            _, saved = gated_stack.forward(**arguments, needs=needs, workspace=workspace, threads=1)
+            held[blocks, needs] = workspace.nbytes
+            assert needs is None or gated_stack.backward(dskips, saved) == ({}, None)
+    activation = 3000 * 16 * 4
+    assert held[12, ()] - held[2, ()] < 5 * activation < 0.2 * (held[12, None] - held[2, None])
+
+
+def test_nothing_large_is_allocated_after_the_first_trunk_step():
+    arguments, dskips = trunk_inputs(h.case_named("gated_stack", "twenty-blocks"), "float32")
+    workspace = Workspace()
+    into = {n: np.zeros_like(p) for n, p in arguments["params"].items()}
+
+    def step():
+        skips, saved = gated_stack.forward(**arguments, workspace=workspace, threads=2)
+        gated_stack.backward(dskips, saved, into=into, threads=2)
+
+    step()
+    held = workspace.nbytes
+    tracemalloc.start()
+    try:
+        step()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert workspace.nbytes == held and peak < 0.05 * held
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_saved_trunk_serves_once(backend):
+    arguments, dskips = trunk_inputs(RED, "float32")
+    message = "backward: saved must be of the latest forward, for one backward, got one that is used up"
+    workspace = Workspace()
+    _, first = gated_stack.forward(**arguments, backend=backend, workspace=workspace)
+    if backend == "cpu":
+        _, second = gated_stack.forward(**arguments, backend=backend, workspace=workspace)
+        with pytest.raises(ConfigError, match=message):
+            gated_stack.backward(dskips, first)
+        first = second
+    gated_stack.backward(dskips, first)
+    with pytest.raises(ConfigError, match=message):
+        gated_stack.backward(dskips, first)
+
+
+BAD_TRUNK = [
+    (ShapeError, "forward: codes must be (B, T), got (32,)", dict(codes=np.zeros(32, int))),
+    (ShapeError, "forward: codes must lie in [0, 30), got 30", dict(codes=np.full((3, 31), 30))),
+    (ShapeError, "forward: condition must be (3, 31, 3), got (3, 30, 3)", dict(condition=f32(3, 30, 3))),
+    (DTypeError, "forward: condition must be float32 as input.embedding is, got float64",
+     dict(condition=np.ones((3, 31, 3)))),
+    (ShapeError, "forward: out must be (3, 31, 3), got (3, 31, 4)", dict(out=f32(3, 31, 4))),
+    (ConfigError, "forward: needs must name parameters, such as", dict(needs=["head.0.bias"])),
+    (ConfigError, "forward: params must have the names and ranks of a gated stack", dict(params={})),
+    (ConfigError, "forward: threads must be at least 1, got 0", dict(threads=0)),
+    (ShapeError, "backward: dskips must be (3, 31, 3), got (3, 31, 2)", dict(dskips=f32(3, 31, 2))),
+    (DTypeError, "backward: dskips must be float32 as the skip sum is, got float64",
+     dict(dskips=np.ones((3, 31, 3)))),
+    (ConfigError, "backward: saved must be what forward returned, got NoneType", dict(saved=None)),
+    (ConfigError, "backward: into must have an array for every parameter, got none for input.embedding",
+     dict(into={})),
+    (ConfigError, "backward: threads must be at least 1, got 0", dict(back_threads=0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "message", "change"), BAD_TRUNK, ids=[m for _, m, _ in BAD_TRUNK])
+def test_bad_input_of_a_trunk(error, message, change):
+    arguments, dskips = trunk_inputs(RED, "float32")
+    back = {n.removeprefix("back_"): change[n] for n in ("dskips", "saved", "into", "back_threads") if n in change}
+    with pytest.raises(error) as caught:
+        there = {n: v for n, v in change.items() if n.removeprefix("back_") not in back}
+        _, saved = gated_stack.forward(**arguments | there)
+        gated_stack.backward(**dict(dskips=dskips, saved=saved) | back)
+    assert str(caught.value).startswith("gated_stack." + message)
+
+
+def test_backward_of_a_trunk_needs_what_forward_was_told():
+    arguments, dskips = trunk_inputs(RED, "float32")
+    _, saved = gated_stack.forward(**arguments, needs=["blocks.1.conv.bias"])
+    with pytest.raises(ConfigError, match="backward: needs must be some of those of forward, got .* 'condition'"):
+        gated_stack.backward(dskips, saved, needs=["condition"])
+
+
 # ---- NaN shows -------------------------------------------------------------------------------------------------------
 @by_dtype
 @named("one-sample", "kernel-3", "local", "global-one-sample")
@@ -1016,10 +1298,6 @@ GOOD, SETTINGS = cases.inputs(h.case_named("gated_stack", "local"), "float32")
 
 def params_with(**changes):
     return GOOD["params"] | {name.replace("__", "."): value for name, value in changes.items()}
-
-
-def f32(*shape):
-    return np.ones(shape, "float32")
 
 
 BAD = [

@@ -8,6 +8,7 @@ import difflib
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -108,6 +109,14 @@ class WaveNetConfig:
         if "dilations" not in values:
             raise ConfigError("WaveNetConfig: dilations must be given, one for each block")
         return cls(**values)
+
+
+class SavedFeatures(NamedTuple):
+    """What `WaveNet.backward_features` needs from `WaveNet.forward_features`."""
+
+    stack: gated_stack.Saved
+    needs: list
+    speaker: np.ndarray | None
 
 
 class WaveNet(Stored):
@@ -226,6 +235,81 @@ class WaveNet(Stored):
         self._add_speakers(grads, speaker, result.condition)
         return result.loss, grads
 
+    # features: the trunk without its head -----------------------------------------------------------------------------
+    def features(self, codes, *, condition=None, speaker=None):
+        """The sum of all blocks' skip outputs, (B, T, S), before the head's first ReLU: what another head starts from.
+
+        S is ``config.skip_channels``. Nothing is kept for a backward pass.
+
+        Parameters
+        ----------
+        codes : (B, T) array of ints in [0, classes)
+        """
+        condition = self._condition("features", codes, condition, speaker)
+        return gated_stack.forward(
+            self.params, np.asarray(codes), dilations=self.config.dilations, condition=condition, needs=(),
+            threads=self.threads,
+        )[0]  # fmt: skip
+
+    def forward_features(self, codes, *, condition=None, speaker=None, needs=None):
+        """`features`, and what `backward_features` needs.
+
+        Parameters
+        ----------
+        codes : (B, T) array of ints in [0, classes)
+        needs : collection of str, optional
+            Names of the parameters whose gradients `backward_features` will be asked for; None: all. Names of the head
+            are no mistake and change nothing. Blocks below the lowest that is needed keep nothing.
+
+        Returns
+        -------
+        skips : (B, T, S) array
+        saved : SavedFeatures
+            For one `backward_features`; valid until the model's next `forward_features`. The parameters must stay as
+            they are until then.
+        """
+        condition = self._condition("forward_features", codes, condition, speaker)
+        names, for_stack = self._trunk_needs("forward_features", needs)
+        codes = np.asarray(codes)
+        out = np.empty((*codes.shape, self.config.skip_channels), self.dtype)
+        skips, saved = gated_stack.forward(
+            self.params, codes, dilations=self.config.dilations, condition=condition, recompute=self.recompute,
+            needs=for_stack, out=out, workspace=self._workspace, threads=self.threads,
+        )  # fmt: skip
+        return skips, SavedFeatures(saved, names, None if speaker is None else np.array(speaker))
+
+    def backward_features(self, dskips, saved, into=None, needs=None):
+        """Gradients of the trunk's parameters, given that of the features.
+
+        Parameters
+        ----------
+        dskips : (B, T, S) array
+        saved : SavedFeatures
+            From `forward_features`; it is used up.
+        into : Parameters, optional
+            Gradients are added to it (``+=``).
+        needs : collection of str, optional
+            Some of those that `forward_features` was told; None: all of them.
+
+        Returns
+        -------
+        Parameters
+            ``into`` if given, else fresh ones of what is needed.
+        """
+        where = "backward_features"
+        if not isinstance(saved, SavedFeatures):
+            raise ConfigError(f"WaveNet.{where}: saved must come from forward_features, got {type(saved).__name__}")
+        names, _ = self._trunk_needs(where, saved.needs if needs is None else needs)
+        for name in names:
+            if name not in saved.needs:
+                raise ConfigError(f"WaveNet.{where}: needs must be some of those of forward_features, got {name!r}")
+        grads, for_stack = self._grads(where, into, names)
+        result = gated_stack.backward(
+            np.asarray(dskips), saved.stack, into=grads, needs=for_stack, threads=self.threads
+        )  # fmt: skip
+        self._add_speakers(grads, saved.speaker, result.condition)
+        return grads
+
     def logits(self, codes, *, condition=None, speaker=None):
         """Scores of every code after each code, (B, T, classes): ``[:, t]`` predicts ``codes[:, t + 1]``."""
         codes = np.asarray(codes)
@@ -260,6 +344,15 @@ class WaveNet(Stored):
         self._check_state("stream", state)
         condition = self._condition("stream", codes, condition, speaker)
         return host(gated_stack.step(np.asarray(codes), state, condition))
+
+    def stream_features(self, codes, state, *, condition=None, speaker=None):
+        """Features (B, n, S) of n more codes, as `features` would give them in one piece; else like `stream`.
+
+        Both may take turns on one state, which counts each code that either of them is given.
+        """
+        self._check_state("stream_features", state)
+        condition = self._condition("stream_features", codes, condition, speaker)
+        return host(gated_stack.step_features(np.asarray(codes), state, condition))
 
     def save_stream(self, state, path):
         """Write a stream's state to a safetensors file, to go on with it in another process.
@@ -498,8 +591,8 @@ class WaveNet(Stored):
         if getattr(state, "made_for", None) != (self.config, self.dtype):
             raise ConfigError(f"WaveNet.{where}: state must come from init_stream of this model, got one for another")
 
-    def _grads(self, where, into, needs):
-        """Where gradients go (``into``, or fresh zeros for what is needed), and what the stack must compute for it."""
+    def _needs(self, where, needs):
+        """The names of the parameters that are needed, and what the stack must compute for them."""
         names = list(self.params) if needs is None else needs
         if isinstance(names, str) or not isinstance(names, Collection):
             raise ConfigError(f"WaveNet.{where}: needs must be a collection of names, got {needs!r}")
@@ -507,14 +600,22 @@ class WaveNet(Stored):
             if name not in self.params:
                 near = difflib.get_close_matches(str(name), self.params, 1, 0)[0]
                 raise ConfigError(f"WaveNet.{where}: needs must name parameters, such as {near!r}, got {name!r}")
+        # A speaker's embedding is (part of) a condition: its gradient comes from all blocks.
+        return names, {"condition" if name == "speaker.embedding" else name for name in names}
+
+    def _trunk_needs(self, where, needs):
+        """`_needs` without the head."""
+        names, _ = self._needs(where, needs)
+        return self._needs(where, [name for name in names if not name.startswith("head.")])
+
+    def _grads(self, where, into, needs):
+        """Where gradients go (``into``, or fresh zeros for what is needed), and what the stack must compute for it."""
+        names, for_stack = self._needs(where, needs)
         if into is None:
             shapes = {name: shape for name, shape in self.params.shapes.items() if name in names}
             into = Parameters(shapes, self.dtype, self.device) if shapes else {}
-        for_stack = {name for name in names if name != "speaker.embedding"}
-        if "speaker.embedding" in names:
-            if "speaker.embedding" not in into:
-                raise ConfigError(f"WaveNet.{where}: into must have an array for speaker.embedding, got none")
-            for_stack.add("condition")  # an embedding is one: its gradient comes from all blocks
+        if "speaker.embedding" in names and "speaker.embedding" not in into:
+            raise ConfigError(f"WaveNet.{where}: into must have an array for speaker.embedding, got none")
         return into, for_stack
 
     def _add_speakers(self, grads, speaker, dcondition):

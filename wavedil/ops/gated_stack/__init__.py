@@ -49,6 +49,24 @@ class Result(NamedTuple):
     condition: np.ndarray | None  # gradient of the condition, fresh; None if there is none, or it is not needed
 
 
+class Grads(NamedTuple):
+    """What `backward` returns."""
+
+    params: dict  # the mapping that was given as into, or a fresh one
+    condition: np.ndarray | None  # gradient of the condition, fresh; None if there is none, or it is not needed
+
+
+class Saved(NamedTuple):
+    """What `backward` needs from `forward`."""
+
+    backend: object
+    kept: object  # the backend's own; it has `fresh`: whether nobody has written to its arrays
+    params: dict
+    condition: np.ndarray | None
+    needs: frozenset
+    shape: tuple
+
+
 def parameter_shapes(*, dilations, kernel_size, residual_channels, dilation_channels, skip_channels, end_channels,
                      classes, condition_channels=0):  # fmt: skip
     """Names and shapes of the parameters, in the order in which they are stored.
@@ -147,6 +165,92 @@ def loss(params, codes, weights=None, *, dilations, condition=None, backend=None
     )
 
 
+def forward(params, codes, *, dilations, condition=None, recompute=False, needs=None, out=None, workspace=None,
+            backend=None, threads=None):  # fmt: skip
+    """The trunk alone, for other heads: the sum of the skip outputs of all blocks, before the head's first ReLU.
+
+    In the same schedule and with the same kernels as `loss_and_grads`; `backward` takes it from there.
+
+    Parameters
+    ----------
+    params : mapping of str to array
+        See the module. It may have no ``head.*``; they are not used.
+    codes : (B, T) array of ints in [0, Q)
+        All of them inputs.
+    dilations, condition, recompute, threads
+        As in `loss_and_grads`.
+    needs : collection of str, optional
+        The gradients that `backward` will be asked for, as in `loss_and_grads`. None: all. With ``()`` nothing is kept,
+        and no memory is used that grows with T times the number of blocks.
+    out : (B, T, S) array, optional
+    workspace : Workspace, optional
+        Holds all large arrays from call to call, ``saved`` among them.
+    backend : {None, "cpu", "reference"}
+
+    Returns
+    -------
+    skips : (B, T, S) array
+    saved : Saved
+        For one `backward`; valid until the workspace's next `forward`. Parameters and codes must not change before.
+
+    Raises
+    ------
+    ShapeError, DTypeError, ConfigError
+        If an argument does not fit the others; the message names it, the expectation and what came.
+    """
+    where = "gated_stack.forward"
+    params, dilations, codes, condition = _check(where, params, dilations, codes, condition, head=False)
+    needs = _needs(where, needs, params, condition)
+    shape, dtype = (*codes.shape, params["blocks.0.skip.bias"].size), params["input.embedding"].dtype
+    module = contract.backend(where, backend, params["input.embedding"], **params, condition=condition)
+    if not hasattr(module, "forward"):
+        raise ConfigError(f"{where}: backend must be 'cpu' or 'reference' (the trunk alone is not on CUDA), got 'cuda'")
+    out = contract.output(where, "out", out, shape, dtype, workspace, [("condition", condition), *params.items()])
+    kept = module.forward(
+        params, codes, out, dilations=dilations, condition=condition, recompute=bool(recompute), needs=needs,
+        workspace=workspace, threads=contract.threads(where, threads),
+    )  # fmt: skip
+    return out, Saved(module, kept, params, condition, needs, shape)
+
+
+def backward(dskips, saved, *, into=None, needs=None, threads=None):
+    """Gradients of the trunk's parameters, given that of the skip sum.
+
+    Parameters
+    ----------
+    dskips : (B, T, S) array
+    saved : Saved
+        From `forward`; it is used up.
+    into : mapping, optional
+        Gradients are added to these arrays (``+=``).
+    needs : collection of str, optional
+        Some of those that `forward` was told; None: all of them.
+    threads : int, optional
+
+    Returns
+    -------
+    Grads
+
+    Raises
+    ------
+    ShapeError, DTypeError, ConfigError
+        If an argument does not fit the others, or ``saved`` was used before.
+    """
+    where = "gated_stack.backward"
+    if not isinstance(saved, Saved):
+        raise ConfigError(f"{where}: saved must be what forward returned, got {type(saved).__name__}")
+    if not saved.kept.fresh:
+        raise ConfigError(f"{where}: saved must be of the latest forward, for one backward, got one that is used up")
+    dtype = saved.params["input.embedding"].dtype
+    dskips = contract.floats(where, "dskips", dskips, saved.shape, dtype, like="the skip sum")
+    given, needs = needs, saved.needs if needs is None else _needs(where, needs, saved.params, saved.condition)
+    for name in needs - saved.needs:
+        raise ConfigError(f"{where}: needs must be some of those of forward, got {given!r} with {name!r}")
+    into = _into(where, into, saved.params, needs)
+    threads = contract.threads(where, threads)
+    return Grads(into, saved.backend.backward(dskips, saved.kept, into, needs=needs, threads=threads))
+
+
 def init_state(params, batch=1, *, dilations, condition_channels=0, backend=None, threads=None):
     """State of ``batch`` streams that begin with silence, for `step`.
 
@@ -201,6 +305,28 @@ def step(codes, state, condition=None, *, out=None):
     shape, dtype = (*codes.shape, state.classes), state.dtype
     out = contract.output(where, "out", out, shape, dtype, None, [("the state", getattr(state, "like", None))])
     state.step(codes, condition, out)
+    return out
+
+
+def step_features(codes, state, condition=None, *, out=None):
+    """The skip sum of each of some more codes, as `forward` would give it in one piece; the state is changed in place.
+
+    Parameters
+    ----------
+    codes, state, condition
+        As in `step`, with which it may take turns.
+    out : (B, n, S) array, optional
+
+    Returns
+    -------
+    (B, n, S) array
+    """
+    where = "gated_stack.step_features"
+    codes, condition = _check_step(where, codes, state, condition)
+    if not hasattr(state, "skip_channels"):
+        raise ConfigError(f"{where}: state must be one on the CPU (the trunk alone is not on CUDA), got one on a device")
+    out = contract.output(where, "out", out, (*codes.shape, state.skip_channels), state.dtype, None)
+    state.step(codes, condition, out, head=False)
     return out
 
 
@@ -286,13 +412,15 @@ def _check_step(where, codes, state, condition):
     return codes, condition
 
 
-def _check(where, params, dilations, codes, condition, extra=0, condition_channels=0):
-    """The arguments that all calls share, checked; arrays C-contiguous."""
+def _check(where, params, dilations, codes, condition, extra=0, condition_channels=0, head=True):
+    """The arguments that all calls share, checked; arrays C-contiguous, of the parameters only those that are used."""
     dilations = check_dilations(dilations, 1)
+    like = "head.1.weight" if head else "input.embedding"
     try:
         kernel, channels, both = params["blocks.0.conv.weight"].shape
-        skips, end = params["head.0.weight"].shape
-        classes = params["head.1.weight"].shape[1]
+        skips = params["blocks.0.skip.weight"].shape[1]
+        end = params["head.0.weight"].shape[1] if head else 1
+        classes, dtype = params[like].shape[1 if head else 0], params[like].dtype
         if condition is not None:
             condition_channels = params["blocks.0.condition.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
@@ -301,12 +429,13 @@ def _check(where, params, dilations, codes, condition, extra=0, condition_channe
         dilations=dilations, kernel_size=kernel, residual_channels=channels, dilation_channels=both // 2,
         skip_channels=skips, end_channels=end, classes=classes, condition_channels=condition_channels,
     )  # fmt: skip
-    dtype = params["head.1.weight"].dtype
     checked = {}
     for name, shape in shapes.items():
+        if name.startswith("head.") and not head:
+            continue
         if name not in params:
             raise ConfigError(f"{where}: params must have {len(dilations)} blocks, as there are dilations; no {name}")
-        checked[name] = contract.floats(where, name, params[name], shape, dtype, like="head.1.weight")
+        checked[name] = contract.floats(where, name, params[name], shape, dtype, like=like)
     if f"blocks.{len(dilations)}.conv.weight" in params:
         raise ConfigError(f"{where}: params must have {len(dilations)} blocks, as there are dilations; got more")
     if codes is not None:
@@ -317,7 +446,7 @@ def _check(where, params, dilations, codes, condition, extra=0, condition_channe
         batch, time = len(codes), codes.shape[1] - extra
         if condition is not None:
             rows = (batch, condition_channels) if condition.ndim == 2 else (batch, time, condition_channels)
-            condition = contract.floats(where, "condition", condition, rows, dtype, like="head.1.weight")
+            condition = contract.floats(where, "condition", condition, rows, dtype, like=like)
     return checked, dilations, codes, condition
 
 

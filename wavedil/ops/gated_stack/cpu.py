@@ -31,6 +31,7 @@ import numpy as np
 from wavedil.errors import DivergedError
 from wavedil.kernels import pool
 from wavedil.kernels.host import width
+from wavedil.kernels.layout import unlocked
 from wavedil.kernels.panels import (
     add_gathered,
     aligned_zeros,
@@ -63,8 +64,9 @@ from wavedil.ops.gated_stack.cpu_kernels import (
     Net,
     Options,
     X,
-    stream_logits,
+    skip_sum_backward,
     stream_loss,
+    stream_rows,
     stream_samples,
     train_backward,
     train_forward,
@@ -73,7 +75,7 @@ from wavedil.ops.gated_stack.cpu_kernels import (
 
 # ---- the driver -----------------------------------------------------------------------------------------------------
 class Stack:
-    """The shapes of a stack, and its arrays in a workspace."""
+    """The shapes of a stack, and its arrays in a workspace. Without the head's parameters it has no head: E = Q = 0."""
 
     def __init__(self, params, dilations, workspace, local_channels):
         self.params, self.workspace = params, workspace
@@ -81,12 +83,14 @@ class Stack:
         self.width = width(self.dtype)
         self.kernel, self.residual, both = params["blocks.0.conv.weight"].shape
         self.dilation_channels = both // 2
-        self.skip, self.end = params["head.0.weight"].shape
-        self.classes = params["head.1.weight"].shape[1]
+        self.skip, self.head = params["blocks.0.skip.weight"].shape[1], "head.0.weight" in params
+        self.end = params["head.0.weight"].shape[1] if self.head else 0
+        self.classes = len(params["input.embedding"])
         self.local_channels = local_channels
+        scores = self.classes if self.head else 0
         self.R, self.D, self.S, self.E, self.Q, self.C = (
             panels_of(n, self.dtype)
-            for n in (self.residual, self.dilation_channels, self.skip, self.end, self.classes, local_channels)
+            for n in (self.residual, self.dilation_channels, self.skip, self.end, scores, local_channels)
         )
         self.dilations = np.array(dilations, np.int64)
         self.blocks = len(dilations)
@@ -99,6 +103,14 @@ class Stack:
 
     def array(self, name, *shape, dtype=None):
         return self.workspace.array((self.key, name), shape, dtype or self.dtype)
+
+    def claim(self):
+        """A mark that this call is the latest one that writes to the workspace."""
+        return self.workspace.hold((self.key, "latest"), object())
+
+    def claimed(self, mark):
+        """Whether the mark is that of the latest call."""
+        return self.workspace.held((self.key, "latest")) is mark
 
     def laid_out(self, name, batch, size, layout):
         """An array that is used by this layout; zeros, where nobody has written since it was used by another."""
@@ -170,16 +182,17 @@ class Stack:
                 ("condition.weight", "condition", index(weight, C * w, 2 * D)),
                 ("condition.weight", "condition_t", index(weight.T, 2 * D * w, C)),
             ]
-        head0, head1 = places(skips, self.end), places(self.end, self.classes)
-        shared = [
-            ("input.embedding", "embedding", index(places(self.classes, channels), self.classes, R)),
-            ("head.0.weight", "head0", index(head0, S * w, E)),
-            ("head.0.weight", "head0_t", index(head0.T, E * w, S)),
-            ("head.0.bias", "head0_bias", index(places(1, self.end), 1, E)),
-            ("head.1.weight", "head1", index(head1, E * w, Q)),
-            ("head.1.weight", "head1_t", index(head1.T, Q * w, E)),
-            ("head.1.bias", "head1_bias", index(places(1, self.classes), 1, Q)),
-        ]
+        shared = [("input.embedding", "embedding", index(places(self.classes, channels), self.classes, R))]
+        if self.head:
+            head0, head1 = places(skips, self.end), places(self.end, self.classes)
+            shared += [
+                ("head.0.weight", "head0", index(head0, S * w, E)),
+                ("head.0.weight", "head0_t", index(head0.T, E * w, S)),
+                ("head.0.bias", "head0_bias", index(places(1, self.end), 1, E)),
+                ("head.1.weight", "head1", index(head1, E * w, Q)),
+                ("head.1.weight", "head1_t", index(head1.T, Q * w, E)),
+                ("head.1.bias", "head1_bias", index(places(1, self.classes), 1, Q)),
+            ]
         return self.workspace.hold((self.key, "maps"), (block, shared))
 
     def pack(self, threads, train, lowest=0):
@@ -390,6 +403,7 @@ class Window:
         self.stages = 1 if batch % self.threads == 0 else min(self.threads, L)
         span = count if self.stages == 1 else CHUNK * max(1, -(-count // CHUNK) // (16 * self.stages))
         self.spans = [(begin, min(begin + span, count)) for begin in range(0, count, span)]
+        self.written = stack.claim()
         block_cost = 2 * (stack.kernel * stack.R * 2 * stack.D + stack.D * (stack.R + stack.S))
         head_cost = 6 * (stack.S * stack.E + stack.E * stack.Q)
         self.cuts = _cuts([block_cost] * (L - 1) + [block_cost + head_cost], self.stages)
@@ -425,6 +439,16 @@ class Window:
         if recompute:
             self.gates[:, :gates_size] = 0  # there is nothing later than the last chunk
             self.position[:, GATES] = gates_rows - past
+
+    @property
+    def fresh(self):
+        """Whether backward can still run: nobody has written to the arrays since."""
+        return self.stack.claimed(self.written)
+
+    def use_up(self, threads):
+        """Backward is about to overwrite the gates; it may run on another number of threads."""
+        self.stack.claim()
+        self.threads = pool.check_threads(threads)
 
     def item(self, b, stage, layout, position, dcondition):
         stack = self.stack
@@ -464,9 +488,9 @@ class Window:
             items = [self.item(b, s, self.layout, self.position, self.dconditions[b]) for s in range(stages)]
             for i, (begin, end) in reversed(list(enumerate(self.spans))):
                 for s in reversed(range(stages)):
-                    before = ("forward", b, self.stages - 1, len(self.spans) - 1)
+                    start = [("forward", b, self.stages - 1, len(self.spans) - 1), ("dskips", b)]
                     tasks["backward", b, s, i] = (
-                        [("backward", b, s + 1, i), ("backward", b, s, i + 1), before],
+                        [("backward", b, s + 1, i), ("backward", b, s, i + 1), *start],
                         train_backward, self.net, items[s], grads, cuts[s], cuts[s + 1], begin, end,
                         self.codes[b], self.recompute,
                     )  # fmt: skip
@@ -496,6 +520,34 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
     return float(losses.sum() * float(scale)), window.finish(gradients, into, needs)
 
 
+def forward(params, codes, out, *, dilations, condition, workspace, threads, recompute, needs):
+    """Backend of the contract: fills the skip sum, returns what backward needs."""
+    batch, count = codes.shape
+    window = Window(params, codes, count, condition, dilations=dilations, workspace=workspace, threads=threads,
+                    recompute=recompute, needs=needs)  # fmt: skip
+    stack, none = window.stack, np.zeros((batch, 0), out.dtype)
+    gradients = stack.gradients(batch, needs)._replace(slab=none)
+    tasks = window.forward_tasks(gradients, none, out.dtype.type(0), np.zeros((batch, 1)))
+    for b in range(batch):
+        skips = window.mix[b].reshape(stack.R + stack.S, window.rows, stack.width)[stack.R :]
+        tasks["out", b] = ([("forward", b, window.stages - 1, len(window.spans) - 1)], unpack_rows, skips, out[b])
+    pool.run_graph(tasks, window.threads)
+    return window
+
+
+def backward(dskips, window, into, *, needs, threads):
+    """Backend of the contract: returns the gradient of the condition."""
+    window.use_up(threads)
+    gradients = window.stack.gradients(window.batch, needs)
+    tasks = {}
+    for b in range(window.batch):
+        item = window.item(b, 0, window.layout, window.position, window.conditions[b])
+        grads = gradients._replace(slab=gradients.slab[b])
+        tasks["dskips", b] = ([], skip_sum_backward, window.net, item, grads, unlocked(dskips[b]))
+    pool.run_graph(tasks | window.backward_tasks(gradients, needs), window.threads)
+    return window.finish(gradients, into, needs)
+
+
 class Stream:
     """The state of streams through a stack, and the parameters as they were when it was made.
 
@@ -520,7 +572,7 @@ class Stream:
         for stack in self.stacks.values():
             stack.params = kept
         stack = self.stacks[0]
-        self.classes, self.dtype = stack.classes, stack.dtype
+        self.classes, self.skip_channels, self.dtype = stack.classes, stack.skip, stack.dtype
         self._layout, (size, _) = stack.layout(stack.sliding_rows(), CHUNK)
         self._layout[GATES] = [[0] * stack.blocks, [CHUNK * stack.width] * stack.blocks]
         self.x = aligned_zeros((batch, size), stack.dtype)
@@ -605,11 +657,11 @@ class Stream:
         held[:, : codes.shape[1]] = codes
         return held
 
-    def step(self, codes, condition, out):
-        """Fill the logits that follow each of some codes, (batch, n)."""
+    def step(self, codes, condition, out, head=True):
+        """Fill the logits that follow each of some codes, (batch, n), or without the head their skip sums."""
         net, items = self._items(codes.shape[1], condition)
         held = self._codes(codes)
-        pool.run([(stream_logits, net, items[b], held[b], out[b]) for b in range(self.batch)], self.threads)
+        pool.run([(stream_rows, net, items[b], held[b], out[b], head) for b in range(self.batch)], self.threads)
         self.time += codes.shape[1]
 
     def loss(self, codes, weights, condition):

@@ -207,7 +207,7 @@ def block_backward(net, item, grads, block, t, n, mix, z, recompute):
 # ---- a span of chunks ------------------------------------------------------------------------------------------------
 @jit
 def train_forward(net, item, grads, first, last, begin, end, codes, weights, scale, loss):
-    """A span forward; the last stage adds to the loss and turns the skip sum into its gradient.
+    """A span forward; if there is a head, the last stage adds to the loss and turns the skip sum into its gradient.
 
     The first stage's first span, which every other task of the item waits for, clears the gradients. Inputs of blocks
     that backward does not reach slide along.
@@ -221,12 +221,28 @@ def train_forward(net, item, grads, first, last, begin, end, codes, weights, sca
         slide_down(net, item, first, last, n)
         blocks_forward(net, item, codes, first, last, t, t, n)
         advance(item, first, last, n)
-        if last == len(net.dilations):
+        if last == len(net.dilations) and net.Q > 0:
             logits = head_forward(net, item, t, n)
             loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], scale, needs != 0)
             if needs:
                 zero_rows(down(logits, real), n - real, net.Q)
                 head_backward(net, item, grads, t, n)
+
+
+@jit
+def skip_sum_backward(net, item, grads, dskips):
+    """Begin backward without a head: the gradient of the skip sum, (T, S), takes its place; clears the gradients."""
+    zero_memory(address(grads.slab, 0), len(grads.slab))
+    target, w = right(panel_view(item.mix, 0, item.mix_rows), net.R), width_of(address(item.mix, 0))
+    rows, channels = dskips.shape
+    for t in range(rows):
+        row = down(target, t)
+        for c in range(channels):
+            row.data[(c // w) * row.panel + c % w] = dskips[t, c]
+        for c in range(channels, net.S * w):
+            row.data[(c // w) * row.panel + c % w] = 0
+    zero_rows(down(target, rows), item.mix_rows - rows, net.S)
+    add_column_sums(target, item.mix_rows, net.S, address(grads.slab, grads.skip_bias))
 
 
 @jit
@@ -292,11 +308,11 @@ def advance(item, first, last, n):
 
 @inner
 def stream_chunk(net, item, codes, t, n, real):
-    """Logits of a chunk, forward only, through buffers that slide; ``real`` of its n rows are kept."""
+    """Skip sum of a chunk, forward only, through buffers that slide; ``real`` of its n rows are kept."""
     slide_down(net, item, 0, len(net.dilations), n)
     blocks_forward(net, item, codes, 0, len(net.dilations), t, 0, n)
     advance(item, 0, len(net.dilations), real)
-    return head_forward(net, item, 0, n)
+    return right(panel_view(item.mix, 0, item.mix_rows), net.R)
 
 
 @jit
@@ -305,21 +321,26 @@ def stream_loss(net, item, codes, weights, loss):
     count = len(weights)
     for t in range(0, count, CHUNK):
         real = min(CHUNK, count - t)
-        logits = stream_chunk(net, item, codes, t, (real + TILE - 1) // TILE * TILE, real)
+        n = (real + TILE - 1) // TILE * TILE
+        stream_chunk(net, item, codes, t, n, real)
+        logits = head_forward(net, item, 0, n)
         loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], weights[0], False)
 
 
 @jit
-def stream_logits(net, item, codes, out):
-    """The logits that follow each code."""
+def stream_rows(net, item, codes, out, head):
+    """The logits that follow each code, or without the head its skip sum."""
     count = len(out)
     for t in range(0, count, CHUNK):
         real = min(CHUNK, count - t)
-        logits = stream_chunk(net, item, codes, t, (real + TILE - 1) // TILE * TILE, real)
-        w = width_of(logits.data)
+        n = (real + TILE - 1) // TILE * TILE
+        rows = stream_chunk(net, item, codes, t, n, real)
+        if head:
+            rows = head_forward(net, item, 0, n)
+        w = width_of(rows.data)
         for r in range(real):
             for q in range(out.shape[1]):
-                out[t + r, q] = logits.data[(q // w) * logits.panel + r * w + q % w]
+                out[t + r, q] = rows.data[(q // w) * rows.panel + r * w + q % w]
 
 
 @inner

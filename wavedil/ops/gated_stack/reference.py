@@ -1,6 +1,7 @@
 """Plain NumPy: the equations of the contract, one after the other, over the whole window."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -18,8 +19,8 @@ def _conv(x, weight, dilation):
     return y
 
 
-def _forward(params, codes, dilations, condition):
-    """Logits, and all that the gradients need."""
+def _trunk(params, codes, dilations, condition):
+    """The skip sum; and the condition, and the input, tanh and sigmoid of each block."""
     if condition is not None and condition.ndim == 2:
         condition = condition[:, None, :]
     h = params["input.embedding"][codes]
@@ -36,6 +37,12 @@ def _forward(params, codes, dilations, condition):
         blocks.append((h, t, s))
         h = h + z @ p["residual.weight"] + p["residual.bias"]
         skip = skip + z @ p["skip.weight"] + p["skip.bias"]
+    return skip, condition, blocks
+
+
+def _forward(params, codes, dilations, condition):
+    """Logits, and all that the gradients need."""
+    skip, condition, blocks = _trunk(params, codes, dilations, condition)
     end = np.maximum(skip, 0) @ params["head.0.weight"] + params["head.0.bias"]
     logits = np.maximum(end, 0) @ params["head.1.weight"] + params["head.1.bias"]
     return logits, (condition, blocks, skip, end)
@@ -65,28 +72,40 @@ def loss(params, codes, weights, *, dilations, condition, threads):
 def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs):
     """Backend of the contract. All gradients are +=."""
     del workspace, threads, recompute  # nothing to share, split or save here
-    # All are computed, so that it stays plain; those that nobody needs are let go.
-    into = {name: into[name] if name in needs else np.zeros_like(p) for name, p in params.items()}
+    into = _targets(params, into, needs)
     logits, (c, blocks, skip, end) = _forward(params, codes[:, :-1], dilations, condition)
     nats, probability = _nats(logits, codes[:, 1:])
     one_hot = np.arange(logits.shape[-1]) == codes[:, 1:, None]
     dlogits = probability - one_hot
     dlogits = dlogits * (weights / weights.sum())[..., None]
 
-    def linear_back(x, dy, name):
-        """Gradients of y = x @ W + b; returns that of x."""
-        into[f"{name}.weight"][...] += np.einsum("bti,bto->io", x, dy)
-        into[f"{name}.bias"][...] += dy.sum(axis=(0, 1))
-        return dy @ params[f"{name}.weight"].T
+    dend = _linear_back(params, into, np.maximum(end, 0), dlogits, "head.1") * (end > 0)
+    dskip = _linear_back(params, into, np.maximum(skip, 0), dend, "head.0") * (skip > 0)
+    dcondition = _trunk_back(params, into, codes[:, :-1], dilations, condition, c, blocks, dskip)
+    return float((weights * nats).sum() / weights.sum()), dcondition if "condition" in needs else None
 
-    dend = linear_back(np.maximum(end, 0), dlogits, "head.1") * (end > 0)
-    dskip = linear_back(np.maximum(skip, 0), dend, "head.0") * (skip > 0)
+
+def _targets(params, into, needs):
+    """Where each gradient is added. All are computed, so that it stays plain; those that nobody needs are let go."""
+    return {name: into[name] if name in needs else np.zeros_like(value) for name, value in params.items()}
+
+
+def _linear_back(params, into, x, dy, name):
+    """Gradients of y = x @ W + b; returns that of x."""
+    into[f"{name}.weight"][...] += np.einsum("bti,bto->io", x, dy)
+    into[f"{name}.bias"][...] += dy.sum(axis=(0, 1))
+    return dy @ params[f"{name}.weight"].T
+
+
+def _trunk_back(params, into, codes, dilations, condition, c, blocks, dskip):
+    """Gradients of the blocks and the embedding; returns that of the condition, which `_trunk` returned as ``c``."""
     dh = np.zeros_like(blocks[0][0])
     dcondition = None if condition is None else np.zeros_like(condition)
     for i in reversed(range(len(dilations))):
         x, t, s = blocks[i]
         z = t * s
-        dz = linear_back(z, dskip, f"blocks.{i}.skip") + linear_back(z, dh, f"blocks.{i}.residual")
+        dz = _linear_back(params, into, z, dskip, f"blocks.{i}.skip")
+        dz = dz + _linear_back(params, into, z, dh, f"blocks.{i}.residual")
         dpre = np.concatenate([dz * s * (1 - t * t), dz * t * s * (1 - s)], axis=-1)
         into[f"blocks.{i}.conv.bias"][...] += dpre.sum(axis=(0, 1))
         if c is not None:
@@ -100,8 +119,23 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
             kept = max(x.shape[1] - shift, 0)
             into[f"blocks.{i}.conv.weight"][k] += np.einsum("bti,bto->io", x[:, :kept], dpre[:, shift:])
             dh[:, :kept] += dpre[:, shift:] @ weight[k].T
-    np.add.at(into["input.embedding"], codes[:, :-1], dh)
-    return float((weights * nats).sum() / weights.sum()), dcondition if "condition" in needs else None
+    np.add.at(into["input.embedding"], codes, dh)
+    return dcondition
+
+
+def forward(params, codes, out, *, dilations, condition, workspace, threads, recompute, needs):
+    """Backend of the contract: fills the skip sum, returns what backward needs."""
+    del workspace, threads, recompute, needs
+    out[...], c, blocks = _trunk(params, codes, dilations, condition)
+    return SimpleNamespace(fresh=True, arguments=(codes, dilations, condition, c, blocks), params=params)
+
+
+def backward(dskips, kept, into, *, needs, threads):
+    """Backend of the contract: returns the gradient of the condition. All others are +=."""
+    del threads
+    kept.fresh = False
+    dcondition = _trunk_back(kept.params, _targets(kept.params, into, needs), *kept.arguments, dskips)
+    return dcondition if "condition" in needs else None
 
 
 class Stream:
@@ -111,6 +145,7 @@ class Stream:
         self.params, self.batch, self.dilations = params, batch, dilations
         self.condition_channels = condition_channels
         self.classes, self.dtype = params["head.1.weight"].shape[1], params["head.1.weight"].dtype
+        self.skip_channels = len(params["head.0.weight"])
         self.reset()
 
     def reset(self):
@@ -121,15 +156,15 @@ class Stream:
         """A second stream that goes on from here."""
         return copy.copy(self)
 
-    def step(self, codes, condition, out):
-        """Fill the logits that follow each of some codes."""
+    def step(self, codes, condition, out, head=True):
+        """Fill the logits that follow each of some codes, or without the head their skip sums."""
         self.codes = np.concatenate([self.codes, codes], axis=1)
         if condition is not None and condition.ndim == 3:
             before = [] if self.condition is None else [self.condition]
             self.condition = condition = np.concatenate([*before, condition], axis=1)
         self.time += codes.shape[1]
-        logits, _ = _forward(self.params, self.codes, self.dilations, condition)
-        out[...] = logits[:, -codes.shape[1] :]
+        logits, (_, _, skips, _) = _forward(self.params, self.codes, self.dilations, condition)
+        out[...] = (logits if head else skips)[:, -codes.shape[1] :]
 
     def sample(self, first, out, condition, options):
         """Fill ``out (batch, n)`` with draws."""
