@@ -205,7 +205,7 @@ def forward(params, codes, *, dilations, condition=None, recompute=False, needs=
     module = contract.backend(where, backend, params["input.embedding"], **params, condition=condition)
     if not hasattr(module, "forward"):
         raise ConfigError(f"{where}: backend must be 'cpu' or 'reference' (the trunk alone is not on CUDA), got 'cuda'")
-    out = contract.output(where, "out", out, shape, dtype, workspace, [("condition", condition), *params.items()])
+    out = contract.output(where, "out", out, shape, dtype, workspace, [*params.items(), ("condition", condition)])
     kept = module.forward(
         params, codes, out, dilations=dilations, condition=condition, recompute=bool(recompute), needs=needs,
         workspace=workspace, threads=contract.threads(where, threads),
@@ -324,7 +324,7 @@ def step_features(codes, state, condition=None, *, out=None):
     where = "gated_stack.step_features"
     codes, condition = _check_step(where, codes, state, condition)
     if not hasattr(state, "skip_channels"):
-        raise ConfigError(f"{where}: state must be one on the CPU (the trunk alone is not on CUDA), got one on a device")
+        raise ConfigError(f"{where}: state must be of the CPU (the trunk alone is not on CUDA), got one of a device")
     out = contract.output(where, "out", out, (*codes.shape, state.skip_channels), state.dtype, None)
     state.step(codes, condition, out, head=False)
     return out
