@@ -319,6 +319,8 @@ def test_generic_addresses_local_memory_and_dynamic_shared_memory():
             selp.b64 %rd5, %rd3, %rd4, %p1;
             @!%p1 add.s64 %rd5, %rd5, 12;
             ld.u32 %r2, [%rd5];
+            mov.u32 %r4, %dynamic_smem_size;
+            add.u32 %r2, %r2, %r4;
             mov.u64 %rd6, table;
             add.s64 %rd6, %rd6, %rd2;
             ld.global.u32 %r3, [%rd6];
@@ -329,13 +331,14 @@ def test_generic_addresses_local_memory_and_dynamic_shared_memory():
         }"""
     y = np.zeros(3, "u4")
     launch(Module(text).kernel(), 1, 3, [Pointer(y)], dynamic=12)
-    assert y.tolist() == [10, 21, 32]
+    assert y.tolist() == [22, 33, 44]
     with pytest.raises(Fault, match="bounds: thread .2, 0, 0. of block .0, 0, 0. at bytes 8 to 12 of shared memory"):
         launch(Module(text).kernel(), 1, 3, [Pointer(y)], dynamic=8)
 
 
 def test_what_is_unknown_is_refused():
-    for code in ("shfl.sync.bfly.b32 d, a, 1, 31, -1;", "bar.sync 1;", "bar.sync 0, 64;", "mma.sync d, a, a, a;"):
+    shuffle = "shfl.sync.bfly.b32 d, a, 1, 31, -1;"
+    for code in (shuffle, "mov.u32 d, %smid;", "bar.sync 1;", "bar.sync 0, 64;", "mma.sync d, a, a, a;"):
         with pytest.raises(UnsupportedError):
             apply(code, "u4", np.zeros(1, "u4"))
 
@@ -349,7 +352,18 @@ def test_tiled_product(shape):
     arguments = [*map(Pointer, (a, b, c)), *map(np.uint32, shape)]
     machine = launch(program("product"), (-(-n // 8), -(-m // 8)), (8, 8), arguments)
     assert np.abs(c - a.astype("f8") @ b).max() < 1e-5
-    assert machine.count > 0
+    assert machine.work()["flops"] >= 2 * m * n * k
+
+
+def test_work_is_counted():
+    a = np.ones((16, 16), "f4")
+    arguments = [Pointer(a), Pointer(a.copy()), Pointer(a.copy()), *[np.uint32(16)] * 3]
+    work = launch(program("product"), (2, 2), (8, 8), arguments).work()
+    read = 2 * 4 * 16**3 // 8  # each element of A and B by each of two tiles
+    assert work == {
+        "flops": 2 * 16**3, "global_read": read, "global_written": 4 * 16**2, "shared_written": read,
+        "shared_read": 8 * 16**3,
+    }  # fmt: skip
 
 
 def test_arguments_as_numba_passes_them():

@@ -10,8 +10,9 @@ the arithmetic that NumPy lacks, `memory` the address space and its checks, `mac
 and the driver, weak memory, warps (shuffles, votes, syncwarp), asynchronous copies, tensor cores, textures, calls.
 """
 
+from ptx import translate
 from ptx.machine import Pointer, launch
 from ptx.memory import Fault
 from ptx.parse import Module, UnsupportedError
 
-__all__ = ["Fault", "Module", "Pointer", "UnsupportedError", "launch"]
+__all__ = ["Fault", "Module", "Pointer", "UnsupportedError", "launch", "translate"]

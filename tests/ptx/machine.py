@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from ptx.memory import LOCAL, SHARED, WINDOW, Fault, Memory
-from ptx.translate import translate
+from ptx.translate import WORK, translate
 
 
 class Pointer:
@@ -39,7 +39,7 @@ def launch(kernel, grid, block, arguments, *, dynamic=0, watch=True):
     Returns
     -------
     Machine
-        With ``count``, the number of instructions of all basic blocks that ran, times their threads.
+        With ``runs``, how many threads ran each basic block, and `work`.
 
     Raises
     ------
@@ -57,6 +57,7 @@ def launch(kernel, grid, block, arguments, *, dynamic=0, watch=True):
         {n: a.array if isinstance(a, Pointer) else a for n, a in _leaves(named) if isinstance(a, np.ndarray | Pointer)},
     )
     machine = Machine(kernel, grid, block, memory, _words(named, memory), watch)
+    machine.special["%dynamic_smem_size"] = np.array(dynamic, np.uint32)
     with np.errstate(all="ignore"):
         machine.run()
     memory.write_back()
@@ -131,7 +132,7 @@ class Machine:
         self.blocks = _translated(kernel)
         self.registers = _Registers(kernel, self.threads)
         self.special = self._special()
-        self.count = 0
+        self.runs = [0] * len(self.blocks)
 
     def _special(self):
         i = np.arange(self.threads)
@@ -188,7 +189,7 @@ class Machine:
                 continue
             block, group = self.blocks[at], Group(self, ids)
             taken = block.run(self, self.registers, group, group.index)
-            self.count += len(ids)
+            self.runs[at] += len(ids)
             if block.end == "bar":
                 self.waiting[ids] = at
             elif block.end == "bra":
@@ -225,6 +226,10 @@ class Machine:
             ready[int(at) + 1] = np.flatnonzero(self.waiting == at)
         self.waiting[:] = -1
         return ready
+
+    def work(self):
+        """What all threads together did; see `translate.work`."""
+        return {key: sum(b.work[key] * n for b, n in zip(self.blocks, self.runs, strict=True)) for key in WORK}
 
     # ---- what the translated blocks call ----
     def parameter(self, name, offset, dtype):

@@ -28,6 +28,9 @@ _NO_EFFECT = ("membar", "fence", "pragma", "prefetch", "nanosleep")
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _COMPARISONS |= {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
 _DIRECTED = {"rm", "rp", "rz"}
+SPECIAL = {f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"}
+SPECIAL |= {"%laneid", "%warpid", "%dynamic_smem_size"}
+WORK = ("flops", "shared_read", "shared_written", "global_read", "global_written")
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Block:
     target: int  # block of a taken branch
     source: str
     last: int  # its last instruction
+    work: dict  # of one thread
 
 
 def translate(kernel):
@@ -56,8 +60,24 @@ def translate(kernel):
         last = kernel.code[piece[-1]]
         end = {"exit": "ret", "barrier": "bar"}.get(last.op, last.op) if last.op in _ENDS else ""
         target = number[kernel.labels[last.operands[0]]] if end == "bra" else -1
-        blocks.append(Block(writer.function(), end, target, writer.source, piece[-1]))
+        made = Block(writer.function(), end, target, writer.source, piece[-1], work([kernel.code[i] for i in piece]))
+        blocks.append(made)
     return blocks
+
+
+def work(code):
+    """Floating point operations (a fused multiply-add counts as two) and bytes moved, as if no guard were false."""
+    total = dict.fromkeys(WORK, 0)
+    for made in code:
+        if made.op in ("add", "sub", "mul", "fma", "mad", "div") and made.types[-1][0] == "f":
+            total["flops"] += 2 if made.op in ("fma", "mad") else 1
+        elif made.op in ("ld", "st"):
+            space = next((s for s in ("shared", "global") if s in made.mods), None)
+            if space:
+                count = next((int(m[1:]) for m in made.mods if m in ("v2", "v4")), 1)
+                way = "read" if made.op == "ld" else "written"
+                total[f"{space}_{way}"] += count * TYPES[made.types[-1]].itemsize
+    return total
 
 
 def _names(operand):
@@ -113,6 +133,8 @@ class _Writer:
         if operand in self.types:
             return self.cast(self.local(operand), self.types[operand], dtype)
         if operand.startswith("%"):
+            if operand not in SPECIAL:
+                raise UnsupportedError(operand)
             return self.cast(f"g.special({operand!r})", np.dtype("u4"), dtype)
         if operand in self.symbols():
             return self.cast(f"m.symbol({operand!r})", np.dtype("u8"), dtype)

@@ -1,0 +1,125 @@
+"""The tests that every device must pass, for modules that star-import them and have a fixture ``on_device``.
+
+`test_ptx_kernels` runs them as executed PTX, `test_gpu` on a GPU.
+"""
+
+import numpy as np
+import pytest
+from cuda_sim import test_training as training
+
+from helpers import device
+from helpers import ops as h
+from wavedil import ops
+
+__all__ = [
+    "test_a_stack_equals_the_reference", "test_a_training_equals_the_cpus", "test_into_and_needs",
+    "test_single_ops_equal_the_reference", "test_streams_and_draws", "test_the_same_bits_twice",
+    "test_updates_equal_the_reference",
+]  # fmt: skip
+FAMILIES = [f for f in h.families("parity") if f not in ops.NOT_YET_ON_CUDA]
+OPS = [(f, c) for f in FAMILIES for c in h.cases(f).CASES]
+by_dtype = pytest.mark.parametrize("dtype", h.DTYPES)
+
+
+@by_dtype
+@pytest.mark.parametrize(("family", "case"), OPS, ids=str)
+def test_single_ops_equal_the_reference(on_device, family, case, dtype):
+    device.check_parity(family, case, dtype)
+    if "steps" in h.cases(family).SUITES and h.streamed(family, case):
+        time = case.sizes["time"]
+        device.check_steps(family, case, dtype, [1, time - 1] if time > 1 else [1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_into_and_needs(on_device, family):
+    op, case = h.module(family), h.cases(family).CASES[3]
+    expected = h.expected(family, case, "float32")[3]
+    _, saved, dy, grads = device.check_parity(family, case, "float32")
+    op.backward(device.to_device(dy), saved, into=grads)
+    twice = type(expected)(*(None if a is None else 2 * a for a in expected))
+    h.assert_close(device.to_host(grads), twice, case.tolerance["float32"], f"{family}.cuda[{case}] twice")
+    for name in h.parts(expected):
+        only = device.to_host(op.backward(device.to_device(dy), saved, needs=(name,)))
+        assert list(h.parts(only)) == [name]
+        h.assert_close(h.parts(only)[name], getattr(expected, name), case.tolerance["float32"], name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_bits_twice(on_device, family):
+    case = h.cases(family).CASES[-1]
+    first, second = (device.check_parity(family, case, "float32")[3] for _ in range(2))
+    h.assert_same_bits(device.to_host(first), device.to_host(second))
+
+
+@by_dtype
+@pytest.mark.parametrize("case", h.cases("update").CASES, ids=str)
+def test_updates_equal_the_reference(on_device, case, dtype):
+    arrays, gradients = h.cases("update").inputs(case, dtype)
+    wide, moved = h.to_float64(arrays), device.to_device(arrays)
+    step = getattr(ops.update, case.sizes["update"])
+    for number, g in enumerate(gradients[:3], 1):
+        settings = case.sizes["settings"] | ({} if case.sizes["update"] == "sgd" else {"step": number})
+        step(grads=g.astype("float64"), **wide, **settings, backend="reference")
+        step(grads=device.to_device(g), **moved, **settings)
+    for name, expected in wide.items():
+        h.assert_close(moved[name].to_host(), expected, case.tolerance[dtype], name)
+    norm = ops.update.global_norm(device.to_device(gradients[0]))
+    assert norm == pytest.approx(np.linalg.norm(gradients[0].astype("float64")), rel=1e-14)
+
+
+def _stack(case, dtype):
+    """Arguments on the device, in float64 on the host, and settings."""
+    arguments, settings = h.cases("gated_stack").inputs(case, dtype)
+    wide = h.to_float64(arguments) | {"params": h.to_float64(arguments["params"])}
+    moved = arguments | {n: device.to_device(arguments[n]) for n in ("params", "condition") if n in arguments}
+    return moved, wide, settings
+
+
+@by_dtype
+@pytest.mark.parametrize("case", h.cases("gated_stack").CASES, ids=str)
+def test_a_stack_equals_the_reference(on_device, case, dtype):
+    moved, wide, settings = _stack(case, dtype)
+    expected = ops.gated_stack.loss_and_grads(**wide, **settings, backend="reference")
+    got = ops.gated_stack.loss_and_grads(**moved, **settings, recompute=case.name in ("wide", "one-chunk"))
+    tolerance = case.tolerance[dtype]
+    assert got.loss == pytest.approx(expected.loss, rel=tolerance)
+    for name, gradient in expected.grads.items():
+        h.assert_close(got.grads[name].to_host(), gradient, tolerance, f"{case}, {dtype}: {name}")
+    if expected.condition is not None:
+        h.assert_close(got.condition.to_host(), expected.condition, tolerance, f"{case}, {dtype}: condition")
+
+
+@by_dtype
+@pytest.mark.parametrize("name", ["kernel-3", "global"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 3, "top_p": 0.8}], ids=str)
+def test_streams_and_draws(on_device, name, options, dtype):
+    case = h.case_named("gated_stack", name)
+    moved, wide, settings = _stack(case, dtype)
+    condition, expected_condition, codes = moved.get("condition"), wide.get("condition"), moved["codes"]
+    settings |= {"batch": len(codes), "condition_channels": 0 if condition is None else condition.shape[-1]}
+    ours = ops.gated_stack.init_state(moved["params"], **settings)
+    plain = ops.gated_stack.init_state(wide["params"], **settings, backend="reference")
+    for begin, end in ((0, 1), (1, 7)):
+        got = ops.gated_stack.step(codes[:, begin:end], ours, condition).to_host()
+        expected = ops.gated_stack.step(codes[:, begin:end], plain, expected_condition)
+        h.assert_close(got, expected, case.tolerance[dtype])
+    got = ops.gated_stack.sample(codes[:, 7], 6, ours, condition, seed=3, **options)
+    assert np.array_equal(got, ops.gated_stack.sample(codes[:, 7], 6, plain, expected_condition, seed=3, **options))
+
+
+@pytest.mark.parametrize("name", ["steps", "voices", "finetune", "lora", "files", "conditions"])
+def test_a_training_equals_the_cpus(on_device, name, tmp_path):
+    recipes = dict(zip(("finetune", "lora"), _recipes(), strict=True))
+    {
+        "steps": lambda: training.test_five_steps_as_on_the_cpu_and_a_resume_on_either_device(tmp_path),
+        "voices": lambda: training.test_voices_accumulation_and_validation(tmp_path),
+        "finetune": lambda: training.test_finetuning(recipes["finetune"]),
+        "lora": lambda: training.test_finetuning(recipes["lora"]),
+        "files": lambda: training.test_files_and_generation(tmp_path),
+        "conditions": training.test_global_and_local_conditions,
+    }[name]()
+
+
+def _recipes():
+    (mark,) = training.test_finetuning.pytestmark
+    return mark.args[1]
