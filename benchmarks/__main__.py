@@ -21,6 +21,7 @@ class Name(StrEnum):
     scaling = "scaling"
     generate = "generate"
     compile_time = "compile_time"
+    gpu = "gpu"
 
 
 def interpreter(path):
@@ -31,7 +32,7 @@ def interpreter(path):
 
 
 def main(
-    names: Annotated[list[Name] | None, typer.Argument(help="What to run; everything if none is named.")] = None,
+    names: Annotated[list[Name] | None, typer.Argument(help="What to run; all but gpu if none is named.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller cases, under 2 minutes in all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every peer.")] = harness.cores(),
     torch_python: Annotated[str, typer.Option(help="Interpreter that has torch.")] = sys.executable,
@@ -44,7 +45,7 @@ def main(
         out = harness.RESULTS / "quick" if quick else harness.RESULTS
     settings = Settings(quick, threads, interpreter(torch_python), interpreter(jax_python), out)
     harness.say(harness.describe(harness.machine()))
-    for name in names or list(Name):
+    for name in names or [n for n in Name if n != Name.gpu]:
         begin = time.perf_counter()
         harness.say(f"\n== {name}")
         importlib.import_module(f"benchmarks.{name}").run(settings)

@@ -5,9 +5,9 @@ import importlib.util
 
 import numpy as np
 import pytest
-from wavedil.kernels.cuda_device import Kernel
 
 from wavedil import ops
+from wavedil.kernels.cuda_device import Kernel
 
 ON_CUDA = [family for family in ops.FAMILIES if family not in ops.NOT_YET_ON_CUDA]
 

@@ -82,13 +82,14 @@ class WaveNet(nn.Module):
 
 
 class TorchWaveNet(worker.TrainingPeer):
-    def setup(self, problem, path, *, threads, formulation, compile=False):
+    def setup(self, problem, path, *, threads, formulation, compile=False, device="cpu"):
         torch.set_num_threads(threads)
         torch.compiler.reset()
         self.formulation, self.compile = formulation, compile
         parameters, codes = problems.read(path)
-        self.codes = torch.tensor(codes.astype("int64"))
-        model = WaveNet(parameters, problems.Problem.from_dict(problem), formulation)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self.codes = torch.tensor(codes.astype("int64"), device=device)
+        model = WaveNet(parameters, problems.Problem.from_dict(problem), formulation).to(device)
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=problems.LEARNING_RATE, fused=True)
         self.model = torch.compile(model, dynamic=False) if compile else model

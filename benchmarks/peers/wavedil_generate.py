@@ -12,7 +12,7 @@ from wavedil import streaming
 
 
 class WavedilGenerate(worker.Peer):
-    def do_setup(self, problem, path, *, batch, threads, rate=16000):
+    def do_setup(self, problem, path, *, batch, threads, rate=16000, device="cpu"):
         self.problem, self.batch = problems.Problem.from_dict(problem), batch
         parameters, self.codes = problems.read(path)
         channels = self.problem.channels
@@ -26,7 +26,7 @@ class WavedilGenerate(worker.Peer):
             classes=self.problem.classes,
             sample_rate=rate,
         )
-        self.model = wd.WaveNet(config, threads=threads)
+        self.model = wd.WaveNet(config, threads=threads, device=device)
         self.model.params.load(parameters)
         return {"framework": f"wavedil {wd.__version__}", "threads": threads}
 

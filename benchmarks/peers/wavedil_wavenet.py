@@ -7,7 +7,7 @@ from wavedil.ops import update
 
 
 class WavedilWaveNet(worker.TrainingPeer):
-    def setup(self, problem, path, *, threads, recompute=False):
+    def setup(self, problem, path, *, threads, recompute=False, device="cpu"):
         self.problem = problem = problems.Problem.from_dict(problem)
         self.threads, self.recompute = threads, recompute
         parameters, self.codes = problems.read(path)
@@ -20,7 +20,7 @@ class WavedilWaveNet(worker.TrainingPeer):
             end_channels=problem.channels,
             classes=problem.classes,
         )
-        self.model = wd.WaveNet(config, recompute=recompute, threads=threads)
+        self.model = wd.WaveNet(config, recompute=recompute, threads=threads, device=device)
         self.model.params.load(parameters)
         self.optimizer = wd.Adam(problems.LEARNING_RATE)
         self.moments = {name: self.model.params.like() for name in self.optimizer.moments}

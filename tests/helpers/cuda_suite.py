@@ -12,8 +12,8 @@ from helpers import ops as h
 from wavedil import ops
 
 __all__ = [
-    "test_a_stack_equals_the_reference", "test_a_training_equals_the_cpus", "test_into_and_needs",
-    "test_single_ops_equal_the_reference", "test_streams_and_draws", "test_the_same_bits_twice",
+    "test_a_stack_equals_the_reference", "test_a_training_equals_the_cpus", "test_draws_of_whole_networks",
+    "test_into_and_needs", "test_single_ops_equal_the_reference", "test_streams_and_draws", "test_the_same_bits_twice",
     "test_updates_equal_the_reference",
 ]  # fmt: skip
 FAMILIES = [f for f in h.families("parity") if f not in ops.NOT_YET_ON_CUDA]
@@ -105,6 +105,23 @@ def test_streams_and_draws(on_device, name, options, dtype):
         h.assert_close(got, expected, case.tolerance[dtype])
     got = ops.gated_stack.sample(codes[:, 7], 6, ours, condition, seed=3, **options)
     assert np.array_equal(got, ops.gated_stack.sample(codes[:, 7], 6, plain, expected_condition, seed=3, **options))
+
+
+@by_dtype
+@pytest.mark.parametrize("widths", [(2, 32, 32, 32, 32, 256), (2, 4, 4, 4, 8, 16)], ids=str)
+def test_draws_of_whole_networks(on_device, widths, dtype):
+    """The networks whose samplers `cuda_sample.kernels` lists."""
+    names = ("kernel_size", "residual_channels", "dilation_channels", "skip_channels", "end_channels", "classes")
+    shapes = ops.gated_stack.parameter_shapes(dilations=(1, 2), **dict(zip(names, widths, strict=True)))
+    rng = np.random.default_rng(7)
+    params = {n: (rng.standard_normal(s) / max(1, s[-2] if len(s) > 1 else 4) ** 0.5) for n, s in shapes.items()}
+    params = {name: value.astype(dtype) for name, value in params.items()}
+    states = [
+        ops.gated_stack.init_state(device.to_device(params), 2, dilations=(1, 2)),
+        ops.gated_stack.init_state(h.to_float64(params), 2, dilations=(1, 2), backend="reference"),
+    ]
+    got, expected = (ops.gated_stack.sample(np.array([0, 3]), 5, state, seed=11) for state in states)
+    assert np.array_equal(got, expected)
 
 
 @pytest.mark.parametrize("name", ["steps", "voices", "finetune", "lora", "files", "conditions"])

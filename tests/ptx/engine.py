@@ -1,10 +1,10 @@
 """A device for wavedil whose kernels run as compiled PTX on NumPy."""
 
 import numpy as np
-from wavedil.kernels.cuda_device import HostEngine
 
 from ptx import compiler
 from ptx.machine import launch
+from wavedil.kernels.cuda_device import HostEngine
 
 
 class Interpreter(HostEngine):
