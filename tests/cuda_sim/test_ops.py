@@ -17,6 +17,13 @@ SMALL = {
     "gated_block": ("one-sample", "time-below-dilation", "local-one-sample"),
     "embedding": ("one-sample", "short", "speakers"),
     "cross_entropy": ("one-sample", "one-class", "short"),
+    "activation": ("one-sample", "short", "gated-tanh-narrow", "leaky-default"),
+    "loss": ("one-sample", "short", "huber-default"),
+    "norm": ("one-channel", "short", "rms-one-channel", "weight-plain", "batch-fixed"),
+    "dropout": ("one-sample", "short"),
+    "upsample": ("one-sample", "kernel-beyond-the-end"),
+    "pooling": ("one-sample", "one-row"),
+    "conv2d": ("one-pixel", "image-below-dilation"),
 }  # fmt: skip
 CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() if f not in ops.NOT_YET_ON_CUDA for name in names]
 DTYPES = ("float32", "float64")
@@ -124,6 +131,22 @@ def test_arrays_on_two_devices():
     x = cuda_device.array(X)
     with pytest.raises(errors.DTypeError, match="w must be in the memory of cuda:0 as the others are, .* of cuda:1"):
         ops.conv1d.forward(x, Other().array(W))
+
+
+def test_less_shared_memory_means_flatter_tiles(monkeypatch):
+    x, w = cuda_device.array(X), cuda_device.array(W)
+    used = []
+    launch = type(x.engine).launch
+    monkeypatch.setattr(
+        type(x.engine), "launch", lambda self, kernel, *rest: (used.append(kernel.tile), launch(self, kernel, *rest))
+    )  # fmt: skip
+    monkeypatch.setattr(x.engine, "shared_memory", 250)
+    y, _ = ops.conv1d.forward(x, w)
+    assert used[0].depth == 2 and used[0].shared_bytes(4) <= 250
+    assert np.array_equal(y.to_host(), ops.conv1d.forward(X, W, backend="reference")[0])
+    monkeypatch.setattr(x.engine, "shared_memory", 50)
+    with pytest.raises(errors.OutOfMemoryError, match="a tile of 8 x 8 needs 96 bytes of shared memory .* has 50"):
+        ops.conv1d.forward(x, w)
 
 
 def test_out_of_memory_says_how_much():

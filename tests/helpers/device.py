@@ -32,7 +32,7 @@ def to_host(value):
 def check_parity(family, case, dtype, tolerance=None):
     """Outputs, saved and gradients on the device against the reference in float64."""
     op, (arrays, settings) = h.module(family), h.cases(family).inputs(case, dtype)
-    arrays = {n: a if n == "weights" and a.dtype.kind == "b" else to_device(a) for n, a in arrays.items()}
+    arrays = {n: a if n == "weights" else to_device(a) for n, a in arrays.items()}
     y, saved = op.forward(**arrays, **settings)
     y_expected, saved_expected, dy_expected, grads_expected = h.expected(family, case, dtype)
     dy = h.upstream(to_host(y), case.seed)

@@ -37,6 +37,22 @@ class Tile(NamedTuple):
         """Threads of a block."""
         return (self.rows // self.down) * (self.columns // self.across)
 
+    def shared_bytes(self, itemsize):
+        """Bytes of shared memory of a block: both factors, and 16 bytes a line against bank conflicts."""
+        return self.depth * ((self.rows + self.columns) * itemsize + 32)
+
+    def fitting(self, itemsize, limit):
+        """The tile, with so much less depth that it fits into shared memory of ``limit`` bytes."""
+        tile = self
+        while tile.shared_bytes(itemsize) > limit:
+            if tile.depth == 1:
+                raise OutOfMemoryError(
+                    f"a tile of {self.rows} x {self.columns} needs {tile.shared_bytes(itemsize):,} bytes of shared "
+                    f"memory even with a depth of 1, the device has {limit:,} for a block"
+                )
+            tile = tile._replace(depth=tile.depth // 2)
+        return tile
+
     def intensity(self, itemsize):
         """FLOPs per byte that a thread reads from shared memory."""
         return 2 * self.down * self.across / ((self.down + self.across) * itemsize)
@@ -66,6 +82,8 @@ class Kernel:
         self.threads, self.tile, self.dynamic_shared = threads, tile, dynamic_shared
         self.about = (function.__doc__ or "").strip().split("\n")[0]
         self.compiled = {}
+        casts = {"int64": int, "float32": np.float32, "float64": float}
+        self._casts = [casts.get(str(kind)) for kind in self.signature]  # None: an array
 
     def __repr__(self):
         return f"Kernel({self.name})"
@@ -83,7 +101,7 @@ class Kernel:
             Bytes of dynamic shared memory.
         """
         engine = next(a.engine for a in args if isinstance(a, Array))
-        native = [a.flat if isinstance(a, Array) else a for a in args]
+        native = [a.flat if cast is None else cast(a) for a, cast in zip(args, self._casts, strict=True)]
         engine.launch(self, max(1, min(int(work), engine.most_blocks)), self.threads, native, shared)
 
 
@@ -117,6 +135,11 @@ def tile_or(chosen):
 def threads_or(chosen):
     """The threads of a block of a kernel without tiles."""
     return _blocks.threads or chosen
+
+
+def lanes(threads):
+    """Threads of a block that share a row, where a row has several: 32, or what a smaller block has."""
+    return math.gcd(threads, 32)
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------
@@ -449,6 +472,10 @@ class Driver(Engine):
                 self.most_blocks = 32 * device.MULTIPROCESSOR_COUNT
                 self.shared_memory = device.MAX_SHARED_MEMORY_PER_BLOCK
                 self.stream = cuda.default_stream()
+            # Small grids are right for small arrays; Numba would warn of each.
+            from numba.cuda.dispatcher import config as launch_config
+
+            launch_config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
         else:
             self.stream = 0
 

@@ -6,7 +6,7 @@ import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
 from wavedil.kernels.cuda_device import Kernel, threads_or
-from wavedil.kernels.cuda_tiles import reals
+from wavedil.kernels.cuda_tiles import add_slabs, cut_rows, reals, sum_slabs
 
 
 @functools.cache
@@ -43,6 +43,23 @@ def _pull(dtype, threads):
             a[uint64(i)] -= rate * (a[uint64(i)] - b[uint64(i)])
 
     return Kernel(f"pull.{dtype}", kernel, (array, array, real, int64), threads)
+
+
+@functools.cache
+def _slab_sums(dtype, threads):
+    real, array = reals(dtype)
+    zero = real(0)
+
+    def kernel(sums, values, rows, channels, slab_rows, slabs):
+        """sums (slabs, C) =: the sum of each slab of rows; a thread has one channel of a slab."""
+        for i in range(cuda.grid(1), slabs * channels, cuda.gridsize(1)):
+            c, begin = i % channels, i // channels * slab_rows
+            total = zero
+            for row in range(begin, min(begin + slab_rows, rows)):
+                total += values[uint64(row * channels + c)]
+            sums[uint64(i)] = total
+
+    return Kernel(f"slab_sums.{dtype}", kernel, (array, array) + (int64,) * 4, threads)
 
 
 @functools.cache
@@ -121,6 +138,22 @@ def pull(a, b, rate):
     """a -= rate (a - b)"""
     kernel = _pull(a.dtype, threads_or(256))
     kernel(blocks_for(kernel, a.size), a, b, float(rate), a.size)
+
+
+def add_rows_to(make, out, values):
+    """out (C,) += the sum of the rows of values (..., C), slab by slab."""
+    channels = values.shape[-1]
+    rows = values.size // channels
+    slab_rows, slabs = cut_rows(1, rows, 16)
+    sums = make(("row sums", slabs, channels), (slabs, channels), values.dtype)
+    kernel = _slab_sums(values.dtype, threads_or(128))
+    kernel(blocks_for(kernel, sums.size), sums, values, rows, channels, slab_rows, slabs)
+    add_slabs(None, out, sums, channels, channels, slabs)
+
+
+def sum_kernels(dtype):
+    """The kernels of `add_rows_to`."""
+    return _slab_sums(np.dtype(dtype), threads_or(128)), sum_slabs(dtype)
 
 
 def unroll(out, history, x, position):

@@ -29,6 +29,7 @@ ROW_TILES = {"float32": Tile(64, 64, 16, 8, 4), "float64": Tile(64, 32, 16, 4, 4
 # 32 rows: a tap of 32 channels fills the tile, and one of 64 two of them.
 COLUMN_TILES = {"float32": Tile(32, 64, 16, 4, 4), "float64": Tile(32, 64, 16, 4, 4)}
 REALS = {"float32": float32, "float64": float64}
+SHARED = 48 * 1024  # bytes of shared memory that every GPU has for a block
 SLABS = 64  # of a sum over rows, about: enough blocks for a GPU, few enough to add up quickly
 
 
@@ -58,7 +59,7 @@ def parts(dtype, tile):
     return multiply, left_step, right_step
 
 
-def left_value(left):
+def left_value(left, zero):
     """What a product reads of its left factor: ``left(a)`` of the module's equations."""
     product, relu = left == "product", left == "relu"
 
@@ -67,8 +68,8 @@ def left_value(left):
         found = a[at]
         if product:
             found = found * a2[at]
-        if relu:
-            found = max(found, found - found)  # a zero of the same type; NaN stays NaN
+        if relu and found < zero:  # NaN stays NaN
+            found = zero
         return found
 
     return value
@@ -79,10 +80,11 @@ LEFTS = ("plain", "product", "relu")
 ENDS = ("store", "add", "relu_back", "gate", "gate_back")
 
 
-def row_product(dtype, left="plain", end="store", transposed=False, second=False):
-    """The kernel of `rows`, for a dtype and what it reads and does."""
+def row_product(dtype, left="plain", end="store", transposed=False, second=False, shared=SHARED):
+    """The kernel of `rows`, for a dtype and what it reads and does, on a device with so much shared memory."""
     dtype = np.dtype(dtype)
-    return _row_product(dtype, tile_or(ROW_TILES[dtype.name]), left, end, bool(transposed), bool(second))
+    tile = tile_or(ROW_TILES[dtype.name]).fitting(dtype.itemsize, shared)
+    return _row_product(dtype, tile, left, end, bool(transposed), bool(second))
 
 
 @functools.cache
@@ -90,7 +92,7 @@ def _row_product(dtype, tile, left, end, transposed, second):
     real, array = reals(dtype)
     multiply, left_step, right_step = parts(dtype, tile)
     left_size, right_size = tile.depth * left_step, tile.depth * right_step
-    value = left_value(left)
+    value = left_value(left, real(0))
     block_rows, block_columns, depth, down, across = tile
     threads, threads_across, results_count = tile.threads, tile.columns // tile.across, tile.down * tile.across
     left_count, right_count = block_rows * depth, block_columns * depth
@@ -230,7 +232,7 @@ def rows(
         batch, rows_in, rows_out = 1, a.size // a.shape[-1], a.size // a.shape[-1]
     else:
         (batch, rows_in), rows_out = a.shape[:2], y.shape[1]
-    kernel = row_product(y.dtype, left, end, transposed, more is not None)
+    kernel = row_product(y.dtype, left, end, transposed, more is not None, y.engine.shared_memory)
     tile = kernel.tile
     work = batch * -(-rows_out // tile.rows) * -(-columns // tile.columns)
 
@@ -248,10 +250,10 @@ def rows(
 COLUMN_LEFTS = ("plain", "product", "relu", "one_hot")
 
 
-def column_product(dtype, left="plain"):
-    """The kernel of `columns`, for a dtype and what it reads."""
+def column_product(dtype, left="plain", shared=SHARED):
+    """The kernel of `columns`, for a dtype and what it reads, on a device with so much shared memory."""
     dtype = np.dtype(dtype)
-    return _column_product(dtype, tile_or(COLUMN_TILES[dtype.name]), left)
+    return _column_product(dtype, tile_or(COLUMN_TILES[dtype.name]).fitting(dtype.itemsize, shared), left)
 
 
 @functools.cache
@@ -259,7 +261,7 @@ def _column_product(dtype, tile, left):
     real, array = reals(dtype)
     multiply, left_step, right_step = parts(dtype, tile)
     left_size, right_size = tile.depth * left_step, tile.depth * right_step
-    value = left_value(left)
+    value = left_value(left, real(0))
     block_rows, block_columns, depth, down, across = tile
     threads, threads_across, results_count = tile.threads, tile.columns // tile.across, tile.down * tile.across
     left_count, right_count = block_rows * depth, block_columns * depth
@@ -388,7 +390,7 @@ def columns(
         return
     inputs = inputs or a.shape[-1]
     rows_in = codes.size // batch if codes is not None else a.size // (batch * inputs)
-    kernel = column_product(g.dtype, left)
+    kernel = column_product(g.dtype, left, g.engine.shared_memory)
     tile = kernel.tile
     slab_rows, item_slabs = cut_rows(batch, rows_out, tile.depth)
     size = (taps * inputs + 1) * count

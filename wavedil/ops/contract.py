@@ -115,10 +115,17 @@ def _array(where, name, value, shape, dtype, like, kinds, wanted):
 
 def in_range(where, name, codes, classes):
     """Check that codes lie in [0, classes). Those on a device are copied to the host for it, which waits."""
-    codes = codes.to_host() if is_device_array(codes) else codes
+    codes = on_host(codes)
     low, high = codes.min(), codes.max()
     if low < 0 or high >= classes:
         raise ShapeError(f"{where}: {name} must lie in [0, {classes}), got {low if low < 0 else high}")
+
+
+def between(where, name, values, low, high):
+    """Check that numbers lie in [low, high]. Those on a device are copied to the host for it, which waits."""
+    values = on_host(values)
+    if values.min() < low or values.max() > high:
+        raise ShapeError(f"{where}: {name} must lie in [{low}, {high}], got {values.min()} to {values.max()}")
 
 
 def whole(where, name, value, least=1):
@@ -205,9 +212,14 @@ def target(where, name, array, shape, dtype, like=None):
     return array
 
 
+def on_host(array):
+    """The array, or a copy of one on a device, which waits."""
+    return array.to_host() if is_device_array(array) else array
+
+
 def number(array):
     """The only element of an array, as a float."""
-    return float((array.to_host() if is_device_array(array) else array)[0])
+    return float(on_host(array)[0])
 
 
 def shares(where, weights, out, parts=1):

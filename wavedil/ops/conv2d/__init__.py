@@ -129,7 +129,7 @@ def forward(
             f"{where}: x must have at least {least[0]} rows and {least[1]} columns for padding {padding!r}, kernel "
             f"{w.shape[:2]} and dilation {dilation}, got {x.shape[1:3]}"
         )
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, w=w, b=b)
     shape = (x.shape[0], *size, w.shape[3])
     y = contract.output(where, "out", out, shape, x.dtype, workspace, [("x", x), ("w", w), ("b", b)])
     kernels.forward(y, x, w, b, dilation, pads, groups, workspace=workspace, threads=threads)
@@ -171,9 +171,9 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     x, w = saved.x, saved.w
     size = _size(x, w, saved.dilation, saved.padding)
     dy = contract.floats(where, "dy", dy, (x.shape[0], *size, w.shape[3]), x.dtype)
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.x": x, "saved.w": w})
     shapes = {"x": x.shape, "w": w.shape, "b": w.shape[3:] if saved.bias else None}
-    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace)
+    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
     return grads.finish()
 
@@ -200,7 +200,8 @@ def init_state(batch, width, w, *, dilation=1, groups=1):
     )
     w = contract.floats(where, "w", w, ("kh", "kw", "C // groups", "N"))
     span = _spans(w, _pair(where, "dilation", dilation))[0]
-    return State(np.zeros((batch, span, width, w.shape[2] * groups), w.dtype), np.zeros(1, np.int64))
+    history = (batch, span, width, w.shape[2] * groups)
+    return State(contract.zeros(history, w.dtype, w), np.zeros(1, np.int64))
 
 
 def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None, backend=None):
@@ -228,9 +229,9 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
     where = "conv2d.step"
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     spans = _spans(w, dilation)
-    contract.target(where, "state.history", state.history, (x.shape[0], spans[0], *x.shape[2:]), x.dtype)
+    contract.target(where, "state.history", state.history, (x.shape[0], spans[0], *x.shape[2:]), x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, w=w, b=b)
     y = contract.output(
         where, "out", out, (*x.shape[:3], w.shape[3]), x.dtype, workspace, [("x", x), ("w", w), ("b", b)]
     )

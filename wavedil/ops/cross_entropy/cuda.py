@@ -11,7 +11,7 @@ import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
 from wavedil.kernels import cuda_rows, cuda_tiles
-from wavedil.kernels.cuda_device import Kernel, scratch, threads_or, whole
+from wavedil.kernels.cuda_device import Kernel, lanes, scratch, threads_or, whole
 from wavedil.kernels.cuda_tiles import reals
 
 CHUNK = 32768  # rows whose logits are in memory at once: 32 MiB of float32 at 256 classes, and enough for any GPU
@@ -61,11 +61,6 @@ def rows_loss(nats, logits, targets, weights, first, scale, gradient=False):
     kernel = _rows_loss(logits.dtype, threads_or(128))
     work = -(-rows // (kernel.threads // lanes(kernel.threads)))
     kernel(work, nats, logits, targets, weights, rows, classes, first, scale, gradient)
-
-
-def lanes(threads):
-    """Threads that share a row: 32, or what a smaller block has."""
-    return math.gcd(threads, 32)
 
 
 @functools.cache

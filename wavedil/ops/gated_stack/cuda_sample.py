@@ -198,13 +198,14 @@ def _sampler(dtype, threads, widths, held):
                     at += skips
                     cuda.syncthreads()
                 for c in range(thread, skips, threads):
-                    skip[c] = max(skip[c], skip[c] - skip[c])  # NaN stays NaN
+                    if skip[c] < zero:  # NaN stays NaN
+                        skip[c] = zero
                 cuda.syncthreads()
                 head0(ends, skip, w, at, parts, thread)
                 at += skips * end
                 for c in range(thread, end, threads):
                     value = ends[c] + w[uint32(at + c)]
-                    ends[c] = max(value, value - value)
+                    ends[c] = zero if value < zero else value
                 at += end
                 cuda.syncthreads()
                 head1(logits, ends, w, at, parts, thread)

@@ -99,8 +99,8 @@ def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backe
         raise ConfigError(f"{where}: delta must be None for {kind}, got {delta!r}")
     delta = contract.real(where, "delta", 1.0 if delta is None else delta, "a number above 0", lambda d: d > 0)
     kernels = contract.backend(where, backend, x, targets=targets)
-    if kind == "binary" and (targets.min() < 0 or targets.max() > 1):
-        raise ShapeError(f"{where}: targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
+    if kind == "binary":
+        contract.between(where, "targets", targets, 0, 1)
     shares = contract.empty(workspace, f"{where}.weights", x.shape[:-1], x.dtype, x)
     contract.shares(where, weights, shares, x.shape[-1])
     loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64, x)

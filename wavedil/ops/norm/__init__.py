@@ -159,7 +159,8 @@ def forward(
     kernels.forward(y, mean, inverse, var, x, scale, shift, kind, eps, fixed, workspace=workspace, threads=threads)
     if kind == "batch" and statistics is not None and not fixed:
         rows = x.size // channels
-        for running, new in ((statistics.mean, mean), (statistics.var, var * (rows / (rows - 1)))):
+        mean_of_batch, var_of_batch = contract.on_host(mean), contract.on_host(var)
+        for running, new in ((statistics.mean, mean_of_batch), (statistics.var, var_of_batch * (rows / (rows - 1)))):
             running += momentum * (new - running)
         statistics.count[0] += 1
     return y, Saved(x, scale, mean, inverse, shift is not None, kind, fixed)

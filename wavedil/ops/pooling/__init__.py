@@ -115,16 +115,16 @@ def forward(x, w=None, b=None, v=None, *, kind="average", weights=None, out=None
     where = "pooling.forward"
     threads = contract.threads(where, threads)
     x, w, b, v = _check(where, x, w, b, v, kind)
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, w=w, b=b, v=v)
     moments = kind != "average"
     batch, channels = x.shape[0], x.shape[2]
-    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)
+    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype, x)
     _weights(where, weights, rows)
     given = [("x", x), ("w", w), ("b", b), ("v", v)]
     y = contract.output(where, "out", out, (batch, width(channels, kind)), x.dtype, workspace, given)
-    shares = contract.empty(workspace, f"{where}.shares", x.shape[:2], x.dtype)
+    shares = contract.empty(workspace, f"{where}.shares", x.shape[:2], x.dtype, x)
     mean, variance = (
-        contract.empty(workspace, f"{where}.{name}", (batch, channels), x.dtype) if moments else None
+        contract.empty(workspace, f"{where}.{name}", (batch, channels), x.dtype, x) if moments else None
         for name in ("mean", "variance")
     )
     kernels.forward(y, shares, mean, variance, x, rows, w, b, v, kind, workspace=workspace, threads=threads)
@@ -169,7 +169,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     dy = contract.floats(where, "dy", dy, (x.shape[0], width(x.shape[2], saved.kind)), x.dtype)
     kernels = contract.backend(where, backend, dy)
     shapes = {name: None if (a := getattr(saved, name)) is None else a.shape for name in Grads._fields}
-    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace)
+    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
     return grads.finish()
 
@@ -222,10 +222,11 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=
     for name, array in state._asdict().items():
         shape = (batch,) if name in ("total", "top") else (batch, channels)
         contract.target(where, f"state.{name}", array, shape, np.float64)
-    kernels = contract.backend(where, backend, x)
-    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)
+    kernels = contract.backend(where, backend, x, w=w, b=b, v=v)
+    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)  # on the host, as the state is
     rows.fill(1)
     if weights is not None:
+        weights = contract.on_host(weights)
         _check_weights(where, weights, rows)
         rows[...] = weights
     given = [("x", x), ("w", w), ("b", b), ("v", v)]
@@ -256,6 +257,13 @@ def _check(where, x, w, b, v, kind):
 
 def _weights(where, weights, out):
     """Fill ``out`` with the weights, divided by each item's sum."""
+    if contract.is_device_array(out):  # on the host, which waits for weights that lie on a device
+        shares = np.empty(out.shape, out.dtype)
+        if contract.is_device_array(weights):
+            weights = contract.floats(where, "weights", weights, out.shape, out.dtype).to_host()
+        _weights(where, weights, shares)
+        out.set(shares)
+        return
     if weights is None:
         out.fill(1 / out.shape[1])
         return
