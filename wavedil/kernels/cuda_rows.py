@@ -63,6 +63,19 @@ def _slab_sums(dtype, threads):
 
 
 @functools.cache
+def _move(dtype, threads):
+    _, array = reals(dtype)
+
+    def kernel(target, source, count, columns, target_step, to_column, source_step, from_column):
+        """target = columns of the source; one thread an element."""
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            row, n = i // columns, i % columns
+            target[uint64(row * target_step + to_column + n)] = source[uint64(row * source_step + from_column + n)]
+
+    return Kernel(f"move_columns.{dtype}", kernel, (array, array) + (int64,) * 6, threads)
+
+
+@functools.cache
 def _unroll(dtype, threads):
     _, array = reals(dtype)
 
@@ -156,6 +169,20 @@ def sum_kernels(dtype):
     return _slab_sums(np.dtype(dtype), threads_or(128)), sum_slabs(dtype)
 
 
+def move_columns(target, source, from_column, to_column):
+    """The target's columns from ``to_column`` on = the source's from ``from_column`` on, (1, rows, columns) both.
+
+    As many as the narrower one has. Returns the target.
+    """
+    rows, columns = source.shape[1], min(target.shape[2], source.shape[2])
+    kernel = _move(source.dtype, threads_or(256))
+    kernel(
+        blocks_for(kernel, rows * columns), target, source, rows * columns, columns, target.shape[2], to_column,
+        source.shape[2], from_column,
+    )  # fmt: skip
+    return target
+
+
 def unroll(out, history, x, position):
     """out (B, span + T, C) = the rows of the ring ``history (B, span, C)``, oldest first, and those of x."""
     kernel = _unroll(x.dtype, threads_or(256))
@@ -184,4 +211,4 @@ def total(out, values):
 def kernels(dtype):
     """All kernels of this module."""
     dtype = np.dtype(dtype)
-    return tuple(make(dtype, threads_or(256)) for make in (_add, _scale, _pull, _unroll, _remember))
+    return tuple(make(dtype, threads_or(256)) for make in (_add, _scale, _pull, _move, _unroll, _remember))

@@ -77,7 +77,7 @@ def left_value(left, zero):
 
 # ---- row product -----------------------------------------------------------------------------------------------------
 LEFTS = ("plain", "product", "relu")
-ENDS = ("store", "add", "relu_back", "gate", "gate_back")
+ENDS = ("store", "add", "relu", "relu_back", "gate", "gate_back")
 
 
 def row_product(dtype, left="plain", end="store", transposed=False, second=False, shared=SHARED):
@@ -98,7 +98,8 @@ def _row_product(dtype, tile, left, end, transposed, second):
     left_count, right_count = block_rows * depth, block_columns * depth
     zero, one = real(0), real(1)
     half = real(0.5)
-    gate, gate_back, add, relu_back = end == "gate", end == "gate_back", end == "add", end == "relu_back"
+    gate, gate_back, add = end == "gate", end == "gate_back", end == "add"
+    relu, relu_back = end == "relu", end == "relu_back"
 
     @cuda.jit(device=True)
     def load_left(lefts, a, a2, b, first, rows_in, c0, inputs, thread):
@@ -140,6 +141,8 @@ def _row_product(dtype, tile, left, end, transposed, second):
             y[uint64((row * 2 + 1) * columns + n)] = v * t * s * (one - s)
         elif add:
             y[at] = v + other[at]
+        elif relu:
+            y[at] = zero if v < zero else v
         elif relu_back:
             y[at] = v if other[at] > zero else zero
         else:
@@ -433,6 +436,7 @@ def kernels(dtype):
         ("plain", "gate", False, False), ("plain", "gate", False, True), ("product", "store", False, False),
         ("product", "add", False, False), ("plain", "gate_back", True, False), ("plain", "gate_back", True, True),
         ("relu", "store", False, False), ("plain", "relu_back", True, False), ("plain", "add", False, False),
+        ("plain", "relu", False, False), ("plain", "store", True, True),
     ]  # fmt: skip
     return (
         *(row_product(dtype, *variant) for variant in rows_used),

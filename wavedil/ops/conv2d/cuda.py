@@ -56,7 +56,8 @@ def backward(grads, dy, saved, *, workspace, threads):
         for item, count, seen in _taps(make, x, dy.shape[1:3], (kh, kw), dilation, (above, left), inputs, g, 1):
             part = dy[item : item + count].reshape(1, -1, w.shape[3])
             if groups > 1:
-                part = _moved(make("dy of group", (1, part.shape[1], outputs), w.dtype), part, g * outputs, 0)
+                own = make("dy of group", (1, part.shape[1], outputs), w.dtype)
+                part = cuda_rows.move_columns(own, part, g * outputs, 0)
             cuda_tiles.columns(make, dw, db, seen, part)
         if dw is not None:
             if groups == 1:
@@ -120,19 +121,7 @@ def _product(make, y, seen, weight, bias, item, count, group, groups):
         return
     product = make("product of group", (1, part.shape[1], columns), y.dtype)
     cuda_tiles.rows(product, seen, weight, bias=bias)
-    _moved(part, product, 0, group * columns)
-
-
-def _moved(target, source, from_column, to_column):
-    """target's columns from ``to_column`` on = the source's from ``from_column`` on; returns the target."""
-    rows = source.shape[1]
-    columns = min(target.shape[2], source.shape[2])
-    kernel = _move(source.dtype, threads_or(256))
-    kernel(
-        blocks_for(kernel, rows * columns), target, source, rows * columns, columns, target.shape[2], to_column,
-        source.shape[2], from_column,
-    )  # fmt: skip
-    return target
+    cuda_rows.move_columns(part, product, 0, group * columns)
 
 
 @functools.cache
@@ -174,19 +163,6 @@ def _pick(dtype, threads):
 
 
 @functools.cache
-def _move(dtype, threads):
-    _, array = reals(dtype)
-
-    def kernel(target, source, count, columns, target_step, to_column, source_step, from_column):
-        """target = columns of the source; one thread an element."""
-        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
-            row, n = i // columns, i % columns
-            target[uint64(row * target_step + to_column + n)] = source[uint64(row * source_step + from_column + n)]
-
-    return Kernel(f"move_columns.{dtype}", kernel, (array, array) + (int64,) * 6, threads)
-
-
-@functools.cache
 def _add_columns(dtype, threads):
     _, array = reals(dtype)
 
@@ -202,6 +178,6 @@ def kernels(dtype):
     """All kernels that this family launches."""
     dtype, threads = np.dtype(dtype), threads_or(256)
     return (
-        *(make(dtype, threads) for make in (_see, _pick, _move, _add_columns)), cuda_tiles.row_product(dtype),
+        *(make(dtype, threads) for make in (_see, _pick, _add_columns)), cuda_tiles.row_product(dtype),
         cuda_tiles.column_product(dtype), cuda_tiles.sum_slabs(dtype), *cuda_rows.kernels(dtype),
     )  # fmt: skip

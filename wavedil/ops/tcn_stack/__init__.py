@@ -95,7 +95,8 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
     Parameters
     ----------
     params : mapping of str to array
-        See the module. All of one dtype, float32 or float64.
+        See the module. All of one dtype, float32 or float64, in one place. The other arrays may stay on the host though
+        the parameters are on a device: they are copied to it.
     x : (B, T, C) array of floats, or (B, T) array of ints in [0, Q)
         The latter if there is an embedding.
     targets : array
@@ -118,7 +119,7 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
         them. ``into`` may lack the others, which are not touched; a fresh mapping does.
     workspace : Workspace, optional
         Holds all large arrays from call to call.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
     threads : int, optional
         None: one a core. Changes no bit of the result.
 
@@ -136,12 +137,12 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
     needs = _needs(where, needs, call["params"])
     shapes = {name: value for name, value in call["params"].items() if name in needs}
     if into is None:
-        into = {name: np.zeros_like(value) for name, value in shapes.items()}
+        into = {name: contract.zeros(value.shape, value.dtype, value) for name, value in shapes.items()}
     for name, value in shapes.items():
         if name not in into:
             raise ConfigError(f"{where}: into must have an array for every parameter needed, got none for {name}")
-        contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype)
-    module = contract.backend(where, backend, params["head.weight"])
+        contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype, value)
+    module = contract.backend(where, backend, call["params"]["head.weight"], **call["params"])
     return Result(module.loss_and_grads(into=into, needs=needs, workspace=workspace, **call), into)
 
 
@@ -155,7 +156,7 @@ def loss(params, x, targets, weights=None, *, dilations, loss, last=False, delta
     """
     where = "tcn_stack.loss"
     call = _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads)
-    module = contract.backend(where, backend, params["head.weight"])
+    module = contract.backend(where, backend, call["params"]["head.weight"], **call["params"])
     return module.loss_and_grads(into=None, needs=frozenset(), workspace=workspace, **call)
 
 
@@ -169,11 +170,12 @@ def predict(params, x, *, dilations, last=False, workspace=None, backend=None, t
     where = "tcn_stack.predict"
     params, dilations = _check(where, params, dilations)
     x = _input(where, x, params)
-    module = contract.backend(where, backend, params["head.weight"])
-    out = np.empty((len(x), 1 if last else x.shape[1], len(params["head.bias"])), params["head.weight"].dtype)
+    head = params["head.weight"]
+    module = contract.backend(where, backend, head, **params)
+    out = contract.empty(None, "out", (len(x), 1 if last else x.shape[1], head.shape[1]), head.dtype, head)
     module.predict(out, params, x, dilations=dilations, last=bool(last), workspace=workspace,
                    threads=contract.threads(where, threads))  # fmt: skip
-    return out[:, 0] if last else out
+    return out.reshape(len(x), head.shape[1]) if last else out
 
 
 def init_state(params, batch=1, *, dilations, backend=None, threads=None):
@@ -189,7 +191,7 @@ def init_state(params, batch=1, *, dilations, backend=None, threads=None):
     where = "tcn_stack.init_state"
     params, dilations = _check(where, params, dilations)
     batch = contract.whole(where, "batch", batch)
-    module = contract.backend(where, backend, params["head.weight"])
+    module = contract.backend(where, backend, params["head.weight"], **params)
     return module.init_state(params, batch, dilations=dilations, threads=contract.threads(where, threads))
 
 
@@ -214,7 +216,7 @@ def step(x, state, *, out=None):
     if len(x) != state.batch:
         raise ShapeError(f"{where}: x must have {state.batch} streams, as the state, got {x.shape}")
     shape, dtype = (*x.shape[:2], len(state.params["head.bias"])), state.params["head.weight"].dtype
-    out = contract.output(where, "out", out, shape, dtype, None)
+    out = contract.output(where, "out", out, shape, dtype, None, [("the state", state.params["head.bias"])])
     state.step(x, out)
     return out
 
@@ -280,10 +282,10 @@ def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta
         contract.in_range(where, "targets", targets, outputs)
     else:
         targets = contract.floats(where, "targets", targets, (*rows, outputs), dtype, like="head.weight")
-        if loss == "binary" and (targets.min() < 0 or targets.max() > 1):
-            raise ShapeError(f"{where}: targets must lie in [0, 1], got {targets.min()} to {targets.max()}")
+        if loss == "binary":
+            contract.between(where, "targets", targets, 0, 1)
     parts = 1 if loss == "cross_entropy" else outputs
-    shares = contract.shares(where, weights, np.empty(rows, dtype), parts)
+    shares = contract.shares(where, contract.on_host(weights), np.empty(rows, dtype), parts)
     if dropout is not None:
         rate = contract.real(where, "rate", dropout.rate, "a number in [0, 1)", lambda r: 0 <= r < 1)
         seed, step = (contract.whole(where, n, getattr(dropout, n), 0) for n in ("seed", "step"))
