@@ -18,11 +18,11 @@ class Name(StrEnum):
     peak = "peak"
     kernels = "kernels"
     train_step = "train_step"
-    tcn_step = "tcn_step"
     scaling = "scaling"
     generate = "generate"
     compile_time = "compile_time"
     gpu = "gpu"
+    finetune = "finetune"
 
 
 def interpreter(path):
@@ -33,20 +33,22 @@ def interpreter(path):
 
 
 def main(
-    names: Annotated[list[Name] | None, typer.Argument(help="What to run; all but gpu if none is named.")] = None,
+    names: Annotated[list[Name] | None, typer.Argument(
+        help="What to run; all but gpu and finetune (half an hour) if none is named.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller cases, under 2 minutes in all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every peer.")] = harness.cores(),
     torch_python: Annotated[str, typer.Option(help="Interpreter that has torch.")] = sys.executable,
     jax_python: Annotated[str, typer.Option(help="Interpreter that has jax.")] = sys.executable,
     out: Annotated[Path | None, typer.Option(help="Folder for JSON and PNG files.")] = None,
+    speech: Annotated[Path, typer.Option(help="What examples/get_speech.py made, for finetune.")] = Path("speech"),
     readme: Annotated[bool, typer.Option("--readme", help="Write the results into README.md as well.")] = False,
 ):
     """Measure wavedil beside its peers and write JSON and PNG files under benchmarks/results (quick/ with --quick)."""
     if out is None:
         out = harness.RESULTS / "quick" if quick else harness.RESULTS
-    settings = Settings(quick, threads, interpreter(torch_python), interpreter(jax_python), out)
+    settings = Settings(quick, threads, interpreter(torch_python), interpreter(jax_python), out, speech)
     harness.say(harness.describe(harness.machine()))
-    for name in names or [n for n in Name if n != Name.gpu]:
+    for name in names or [n for n in Name if n not in (Name.gpu, Name.finetune)]:
         begin = time.perf_counter()
         harness.say(f"\n== {name}")
         importlib.import_module(f"benchmarks.{name}").run(settings)

@@ -16,6 +16,7 @@ class Settings:
     torch_python: str = sys.executable
     jax_python: str = sys.executable
     out: Path = harness.RESULTS
+    speech: Path = Path("speech")
 
     @property
     def rounds(self):

@@ -1,0 +1,93 @@
+"""Fetch real speech: five voices of 23 to 30 minutes each, 8 kHz, one folder a language.
+
+    python examples/get_speech.py                # speech/en, es, fr, it and ru
+    python examples/get_speech.py it ru -o data  # data/it and data/ru
+
+They are the sounds of the Asterisk telephone exchange as Debian packages them. On Debian, Ubuntu and their like this
+needs no rights: `apt-get download` and `dpkg-deb -x`. The audio keeps its own licences, which are printed and copied.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import soundfile
+
+# language: folder in the package, speaker, licence, and the minutes of speech that must be there
+VOICES = {
+    "en": ("en_US_f_Allison", "Allison Smith (f)", "CC-BY-SA-3.0", 20),
+    "es": ("es_MX_f_Allison", "Allison Smith (f)", "CC-BY-SA-3.0", 20),
+    "fr": ("fr_CA_f_June", "June Wallack (f)", "CC-BY-SA-3.0", 20),
+    "it": ("it_IT_m_Carlo", "Carlo Flora (m)", "CC-BY-3.0", 20),
+    "ru": ("ru_RU_f_IvrvoiceRU", "IvrvoiceRU (f), provided by Maxim Topal, ivrvoice.ru", "CC-BY-3.0", 20),
+}
+ELSEWHERE = """\
+{tools} not found: this needs Debian, Ubuntu or the like. Elsewhere, either run it in a container,
+    docker run --rm -v "$PWD:/work" -w /work debian:stable sh -c \\
+        "apt-get update && cd /tmp && apt-get download {packages} \\
+         && for f in *.deb; do dpkg-deb -x $f /work/asterisk; done"
+or fetch asterisk-core-sounds-XX-wav from https://downloads.asterisk.org/pub/telephony/sounds/ by hand, and unpack each
+language into a folder of its own below {out}. Any other recordings will do as well: one folder for each voice."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help=f"of {', '.join(VOICES)}; default: all")
+    parser.add_argument("-o", "--out", type=Path, default=Path("speech"), help="folder to make (default: speech)")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.languages) - set(VOICES))
+    if unknown:
+        parser.error(f"languages must be of {', '.join(VOICES)}, got {', '.join(unknown)}")
+    for language in arguments.languages or VOICES:
+        get(language, arguments.out)
+
+
+def get(language, out):
+    """Make OUT/LANGUAGE, unless a whole one is there."""
+    inside, speaker, licence, least = VOICES[language]
+    package, folder = f"asterisk-core-sounds-{language}-wav", out / language
+    if not folder.exists():
+        missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
+        if missing:
+            packages = " ".join(f"asterisk-core-sounds-{name}-wav" for name in VOICES)
+            sys.exit(ELSEWHERE.format(tools=" and ".join(missing), packages=packages, out=out))
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out) as place:  # on the same disk, so that it can be renamed
+            print(f"{language}: fetching {package}")
+            command("apt-get", "download", package, cwd=place, hint="`apt-get update` (as root) may help")
+            (archive,) = Path(place).glob("*.deb")
+            command("dpkg-deb", "-x", archive.name, "unpacked", cwd=place)
+            unpacked = Path(place, "unpacked", "usr", "share")
+            voice = unpacked / "asterisk" / "sounds" / inside
+            shutil.copy(unpacked / "doc" / package / "copyright", voice / "COPYRIGHT")
+            shutil.rmtree(voice / "silence", ignore_errors=True)  # holds silence, of which there is enough
+            voice.rename(folder)
+    minutes, clips = check(folder)
+    if minutes < least:
+        sys.exit(f"{folder}: expected at least {least} minutes of speech, got {minutes:.1f}: remove it and try again")
+    print(f"{language}: {clips} clips, {minutes:.1f} min, {speaker}; licence {licence}, see {folder / 'COPYRIGHT'}")
+
+
+def check(folder):
+    """Minutes and number of the clips, all of which must be 8 kHz mono."""
+    frames = clips = 0
+    for path in sorted(folder.rglob("*.wav")):
+        about = soundfile.info(path)
+        if (about.samplerate, about.channels) != (8000, 1):
+            sys.exit(f"{path}: expected 8000 Hz and one channel, got {about.samplerate} Hz and {about.channels}")
+        frames, clips = frames + about.frames, clips + (about.frames > 0)  # one clip of the Russian set is empty
+    return frames / 8000 / 60, clips
+
+
+def command(*words, cwd, hint=""):
+    """Run a program quietly; what it says is shown if it fails."""
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} failed. {hint}\n{done.stdout}{done.stderr}".rstrip())
+
+
+if __name__ == "__main__":
+    main()
