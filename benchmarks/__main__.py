@@ -18,6 +18,7 @@ class Name(StrEnum):
     peak = "peak"
     kernels = "kernels"
     train_step = "train_step"
+    tcn_step = "tcn_step"
     scaling = "scaling"
     generate = "generate"
     compile_time = "compile_time"

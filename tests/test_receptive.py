@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import wavedil as wd
 from wavedil import receptive
 from wavedil.errors import ConfigError, DataError, ShapeError
-from wavedil.ops import conv1d
+from wavedil.ops import conv1d, conv2d
 from wavedil.receptive import coverage, designer, probe
 
 DOUBLING = [2**i for i in range(10)]
@@ -131,6 +131,18 @@ def test_two_dimensions_by_enumeration(dilations, rows, columns):
     for taps in itertools.product(itertools.product(range(rows), range(columns)), repeat=len(dilations)):
         wanted[tuple(sum(tap[axis] * d[axis] for tap, d in zip(taps, dilations, strict=True)) for axis in (0, 1))] += 1
     assert np.array_equal(counts, wanted)
+
+
+def test_two_dimensions_by_convolutions_of_ones():
+    dilations, kernel_size = [(1, 2), (2, 1), (3, 3)], (3, 2)
+    counts = receptive.multiplicity_2d(dilations, kernel_size)
+    x = np.zeros((1, *counts.shape, 1))
+    x[0, 0, 0, 0] = 1
+    for dilation in dilations:
+        above, left = ((k - 1) * d for k, d in zip(kernel_size, dilation, strict=True))
+        x, _ = conv2d.forward(x, np.ones((*kernel_size, 1, 1)), dilation=dilation, padding=((above, 0), (left, 0)),
+                              backend="reference")
+    assert np.array_equal(x[0, :, :, 0], counts)
 
 
 def test_the_hybrid_rule():

@@ -364,10 +364,8 @@ def test_divergence_names_step_and_gradient_and_touches_nothing(where, accumulat
     words = f"step 6: .* nan in {where}; the weights are those of step 5, the checkpoint of step 3 in .* is kept"
     with pytest.raises(DivergedError, match=words):
         t.fit(steps=20, on_step=lambda _: snapshots.append(state(t)))
-    arrays, *rest = state(t)
-    seen = arrays.pop(0), snapshots[-1][0].pop(0)
+    arrays, *rest = state(t)  # the model's buffers among them
     assert arrays == snapshots[-1][0] and rest == list(snapshots[-1][1:]) and t.step == 5
-    assert seen[0] != seen[1]  # the model's own buffer did see the batch
     assert Trainer.resume(tmp_path, TinyData(), model=Tiny()).step == 3
     assert files.read_metadata(tmp_path / "model.safetensors")["step"] == 3
 

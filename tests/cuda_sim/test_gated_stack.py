@@ -10,7 +10,7 @@ from wavedil.kernels import cuda_device
 from wavedil.kernels.random import uniform
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import gated_stack
-from wavedil.ops.gated_stack import cases, cuda_sample
+from wavedil.ops.gated_stack import cases, cuda, cuda_sample
 
 
 def small(condition=None, weights=True, batch=2, time=3, dilations=(1, 2)):
@@ -54,6 +54,16 @@ def test_needs(needs):
     for name, gradient in got.grads.items():
         h.assert_close(gradient.to_host(), expected.grads[name], 1e-12, name)
     assert (got.condition is not None) == ("condition" in needs)
+
+
+def test_what_is_launched_is_listed(monkeypatch):
+    names, launch = set(), cuda_device.Driver.launch
+    monkeypatch.setattr(
+        cuda_device.Driver, "launch", lambda self, kernel, *rest: (names.add(kernel.name), launch(self, kernel, *rest))
+    )
+    arguments, settings = small("local")
+    gated_stack.loss_and_grads(**on_device(arguments), **settings)
+    assert names and names <= {kernel.name for kernel in cuda.kernels("float64")}
 
 
 def test_loss_in_spans(monkeypatch):

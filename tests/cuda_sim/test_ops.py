@@ -3,6 +3,8 @@
 A simulated thread is a Python thread, so only cases of few operations run here; all of them run as executed PTX.
 """
 
+import importlib
+
 import numpy as np
 import pytest
 from helpers import device
@@ -71,6 +73,24 @@ def test_into_accumulates_and_needs_skips(family):
     assert [n for n, a in only._asdict().items() if a is not None] == [name]
 
 
+@pytest.fixture
+def launched(monkeypatch):
+    """The kernels that are launched."""
+    kernels, launch = [], cuda_device.Driver.launch
+    monkeypatch.setattr(
+        cuda_device.Driver, "launch", lambda self, kernel, *rest: (kernels.append(kernel), launch(self, kernel, *rest))
+    )
+    return kernels
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_what_is_launched_is_listed(family, launched):
+    """`kernels(dtype)` is what the other proofs go through."""
+    device.check_parity(family, h.case_named(family, SMALL[family][-1]), "float64")
+    listed = importlib.import_module(f"wavedil.ops.{family}.cuda").kernels("float64")
+    assert launched and {kernel.name for kernel in launched} <= {kernel.name for kernel in listed}
+
+
 def test_simulated():
     assert cuda_device.SIMULATED
 
@@ -133,16 +153,12 @@ def test_arrays_on_two_devices():
         ops.conv1d.forward(x, Other().array(W))
 
 
-def test_less_shared_memory_means_flatter_tiles(monkeypatch):
+def test_less_shared_memory_means_flatter_tiles(launched, monkeypatch):
     x, w = cuda_device.array(X), cuda_device.array(W)
-    used = []
-    launch = type(x.engine).launch
-    monkeypatch.setattr(
-        type(x.engine), "launch", lambda self, kernel, *rest: (used.append(kernel.tile), launch(self, kernel, *rest))
-    )  # fmt: skip
     monkeypatch.setattr(x.engine, "shared_memory", 250)
     y, _ = ops.conv1d.forward(x, w)
-    assert used[0].depth == 2 and used[0].shared_bytes(4) <= 250
+    tile = launched[0].tile
+    assert tile.depth == 2 and tile.shared_bytes(4) <= 250
     assert np.array_equal(y.to_host(), ops.conv1d.forward(X, W, backend="reference")[0])
     monkeypatch.setattr(x.engine, "shared_memory", 50)
     with pytest.raises(errors.OutOfMemoryError, match="a tile of 8 x 8 needs 96 bytes of shared memory .* has 50"):

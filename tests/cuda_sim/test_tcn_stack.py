@@ -6,8 +6,9 @@ from helpers import device
 from helpers import ops as h
 
 from wavedil.errors import DTypeError
+from wavedil.kernels import cuda_device
 from wavedil.ops import tcn_stack
-from wavedil.ops.tcn_stack import Dropout, cases
+from wavedil.ops.tcn_stack import Dropout, cases, cuda
 
 # batch, time, inputs, channels, kernel, dilations, outputs, classes of the input, loss, last, dropout
 SIZES = {
@@ -51,6 +52,17 @@ def test_streams(name):
     rest = tcn_stack.step(x[:, 1:], state).to_host()
     expected = tcn_stack.predict(params, x, dilations=dilations, backend="reference")
     h.assert_close(np.concatenate([first, rest], axis=1), expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_is_launched_is_listed(name, monkeypatch):
+    names, launch = set(), cuda_device.Driver.launch
+    monkeypatch.setattr(
+        cuda_device.Driver, "launch", lambda self, kernel, *rest: (names.add(kernel.name), launch(self, kernel, *rest))
+    )
+    arguments, settings = small(name)
+    tcn_stack.loss_and_grads(**arguments | {"params": device.to_device(arguments["params"])}, **settings)
+    assert names and names <= {kernel.name for kernel in cuda.kernels("float64")}
 
 
 def test_parameters_in_one_place():

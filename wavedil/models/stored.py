@@ -61,5 +61,10 @@ class Stored:
             model.params.load({name: value for name, value in tensors.items() if not name.startswith("buffers/")})
         except WavedilError as error:
             raise CheckpointError(f"{path}: {error}") from error
+        for name, buffer in model.buffers.items():
+            value = tensors.get(f"buffers/{name}")
+            if value is None or value.shape != buffer.shape or value.dtype != buffer.dtype:
+                raise CheckpointError(f"{path}: buffer {name} must be {buffer.shape} {buffer.dtype}, and is not")
+            buffer[...] = value
         model.about = about
         return model

@@ -3,6 +3,7 @@
 from wavedil.training import schedules
 from wavedil.training.finetune import FineTune, LoRA
 from wavedil.training.optimizers import SGD, Adam, AdamW
+from wavedil.training.sources import Arrays, Batches
 from wavedil.training.trainer import Progress, Trainer
 
-__all__ = ["SGD", "Adam", "AdamW", "FineTune", "LoRA", "Progress", "Trainer", "schedules"]
+__all__ = ["SGD", "Adam", "AdamW", "Arrays", "Batches", "FineTune", "LoRA", "Progress", "Trainer", "schedules"]

@@ -19,7 +19,7 @@ from wavedil.errors import CheckpointError, ConfigError, DivergedError, DTypeErr
 from wavedil.layers import files
 from wavedil.layers.parameters import Parameters, host
 from wavedil.ops import update
-from wavedil.training import checkpoint, optimizers, schedules
+from wavedil.training import checkpoint, optimizers, schedules, sources
 from wavedil.training.finetune import FineTune, Group, Part, Plan
 
 _BITS = 1 / math.log(2)  # bits in a nat
@@ -36,7 +36,8 @@ class Progress:
     steps : int or None
         What `step` will be at the end; None if only time limits it.
     loss_bits : float
-        Training loss of this step's batch, bits per sample.
+        Training loss of this step's batch, bits per sample. (A loss that is not in nats, such as a square, as it is;
+        likewise below.)
     validation_bits : float or None
         Loss over the whole validation clips, if it was measured after this step.
     samples_per_second : float
@@ -73,7 +74,8 @@ class Trainer:
     data : object
         ``data.batch(rng, batch, window)`` returns the arguments of ``model.loss_and_grads``: positional arrays, and the
         keyword arguments as a dict at the end, if any. If it has ``state()`` (what JSON can hold, a fresh value each
-        time) and ``set_state(state)``, they are used to resume.
+        time) and ``set_state(state)``, they are used to resume. Or a tuple of arrays, or an iterator of batches: see
+        `wavedil.training.sources`.
     optimizer : SGD, Adam or AdamW, default ``AdamW(2e-3)``
     batch, window : int
         Number of windows in a batch, and predicted samples in a window.
@@ -90,7 +92,8 @@ class Trainer:
     accumulate : int, default 1
         Batches for each step; the gradient is that of the mean loss over all their weighted samples.
     validation : object, optional
-        ``validation.validation_clips()`` returns (name, codes, speaker or None) of each clip.
+        ``validation.validation_clips()`` returns (name, codes, speaker or None) of each clip. Or
+        ``validation.validation_batches(batch, window)`` yields the arguments of ``model.loss`` and how much they count.
     validate_every : int, default 100
         Steps between two validations, and between two checkpoints.
     patience : int, optional
@@ -151,7 +154,8 @@ class Trainer:
         writer: Callable | None = None,
     ):
         self.model = model
-        self.data = data
+        self.data = sources.source(data)
+        validation = self.data if validation is data else validation
         self.optimizer = optimizers.AdamW(2e-3) if optimizer is None else optimizer
         self.schedule = schedules.constant() if schedule is None else schedule
         self.batch, self.window, self.accumulate, self.seed = batch, window, accumulate, seed
@@ -181,6 +185,7 @@ class Trainer:
             self.weights, self._dweights = self._plan.values, self._plan.grads
         self.moments = {name: self.weights.like() for name in self.optimizer.moments}
         self.average = None if ema is None else self.weights.copy()
+        self._bits = _BITS if getattr(model, "nats", True) else 1.0  # what a loss is multiplied with for people
         self._whole = True  # False while an update is under way
         self._saved = None  # step of the latest checkpoint in the folder
 
@@ -220,10 +225,11 @@ class Trainer:
         if not callable(getattr(self.data, "batch", None)):
             raise ConfigError(f"Trainer: data must have batch(rng, batch, window), got {type(self.data).__name__}")
         if self.validation is not None:
-            if not callable(getattr(self.validation, "validation_clips", None)):
+            batches, clips = (getattr(self.validation, f"validation_{name}", None) for name in ("batches", "clips"))
+            if not callable(batches) and not callable(clips):
                 kind = type(self.validation).__name__
                 raise ConfigError(f"Trainer: validation must have validation_clips(), got {kind}")
-            if not any(len(codes) for _, codes, _ in self.validation.validation_clips()):
+            if callable(clips) and not any(len(codes) for _, codes, _ in self.validation.validation_clips()):
                 raise ConfigError("Trainer: validation must hold at least one sample, got none; pass validation=None")
         rates = [getattr(self.data, "sample_rate", None), getattr(self.model.config, "sample_rate", None)]
         if None not in rates and rates[0] != rates[1]:
@@ -298,7 +304,7 @@ class Trainer:
                         # A validation that is due only because fit ends here must not change a longer run's course.
                         if due and self._is_stale(bits):
                             reason = reason or "patience"
-                    progress = clock.progress(loss * _BITS, bits, rate, norm)
+                    progress = clock.progress(loss * self._bits, bits, rate, norm)
                     if metrics is not None:
                         metrics.add(progress)
                         if due or reason:
@@ -394,9 +400,10 @@ class Trainer:
     def _diverged(self, loss, norm):
         sizes = {name: float(np.max(np.abs(host(g)))) for name, g in self._grads.items()}
         name = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])
+        unit = " bits" if self._bits != 1 else ""
         return DivergedError(
-            f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss * _BITS:.4g} bits, gradient "
-            f"norm {norm:.4g}, largest gradient {sizes[name]:.4g} in {name}; the weights are those of step "
+            f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss * self._bits:.4g}{unit}, "
+            f"gradient norm {norm:.4g}, largest gradient {sizes[name]:.4g} in {name}; the weights are those of step "
             f"{self.step}, {self._kept()}. A lower learning rate, clip=1.0 or a warm-up may help"
         )
 
@@ -411,7 +418,8 @@ class Trainer:
         """Return the loss over whole validation clips in bits per sample, with the averaged weights if there are any.
 
         Each clip is scored from silence on, so that each of its samples is predicted once, with all of its past; the
-        mean is over all samples of all clips.
+        mean is over all samples of all clips. If the clips come as ``validation_batches``, these say what they count
+        (those of a classifier: clips).
 
         Parameters
         ----------
@@ -423,17 +431,23 @@ class Trainer:
             raise ConfigError("Trainer.validate: needs validation clips, got validation=None")
         total = count = 0
         with self._averaged_weights():
-            for codes, weights, keywords in self._validation_batches(validation):
-                samples = np.count_nonzero(weights)
-                total += float(self.model.loss(codes, weights, **keywords)) * samples
-                count += samples
-        bits = float(total / count) * _BITS
+            for arguments, keywords, amount in self._validation_batches(validation):
+                total += float(self.model.loss(*arguments, **keywords)) * amount
+                count += amount
+        bits = float(total / count) * self._bits
         if not math.isfinite(bits):
             raise DivergedError(f"step {self.step}: expected a finite validation loss, got {bits}; {self._kept()}")
         return bits
 
     def _validation_batches(self, validation):
-        """Clips of similar length together, padded at the end with weight 0, in batches that use all threads."""
+        """Arguments of the loss, keywords, and what they count: the data's own batches, if it has such.
+
+        Else clips of similar length together, padded at the end with weight 0, in batches that use all threads.
+        """
+        if callable(getattr(validation, "validation_batches", None)):
+            for arguments, amount in validation.validation_batches(self.batch, self.window):
+                yield arguments, {}, amount
+            return
         clips = [clip for clip in validation.validation_clips() if len(clip[1])]
         clips.sort(key=lambda clip: len(clip[1]))
         silence = self.model.config.classes // 2  # 128 for mu-law
@@ -451,7 +465,7 @@ class Trainer:
             keywords = {}
             if group[0][2] is not None:
                 keywords["speaker"] = np.array([speaker for _, _, speaker in group], dtype=np.int64)
-            yield codes, weights, keywords
+            yield (codes, weights), keywords, np.count_nonzero(weights)
 
     @contextlib.contextmanager
     def _averaged_weights(self):
@@ -645,7 +659,7 @@ class Trainer:
         self.best = about["best"]
         self._stale = about["stale"]
         self.reproducible = about["reproducible"]
-        self._set_random_state((checkpoint.unpack_random(about["random"]).bit_generator.state, about["data"]))
+        self._set_random_state((checkpoint.unpack_random(about["random"]).bit_generator.state, about["data"], {}))
 
     def _rebuild_model_file(self):
         """Write ``model.safetensors`` again if a kill came between the two files, or somebody removed it."""
@@ -659,10 +673,12 @@ class Trainer:
 
     def _random_state(self):
         data = self.data.state() if callable(getattr(self.data, "state", None)) else None
-        return self._rng.bit_generator.state, data
+        return self._rng.bit_generator.state, data, {name: value.copy() for name, value in self.model.buffers.items()}
 
     def _set_random_state(self, state):
-        self._rng.bit_generator.state, data = state
+        self._rng.bit_generator.state, data, buffers = state
+        for name, value in buffers.items():
+            self.model.buffers[name][...] = value
         if data is not None and callable(getattr(self.data, "set_state", None)):
             self.data.set_state(data)
 
@@ -803,7 +819,9 @@ def _build_model(about, device, threads):
     """A model of the class and config that a file names."""
     from wavedil import models
 
-    options = {"dtype": about["dtype"], "recompute": about["recompute"], "device": device, "threads": threads}
+    options = {"dtype": about["dtype"], "device": device, "threads": threads}
+    if about["recompute"]:  # not every class has it
+        options["recompute"] = True
     return models.build(about["class"], about["config"], **options)
 
 

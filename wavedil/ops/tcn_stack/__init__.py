@@ -134,7 +134,7 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
     """
     where = "tcn_stack.loss_and_grads"
     call = _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads)
-    needs = _needs(where, needs, call["params"])
+    needs = check_needs(where, needs, call["params"])
     shapes = {name: value for name, value in call["params"].items() if name in needs}
     if into is None:
         into = {name: contract.zeros(value.shape, value.dtype, value) for name, value in shapes.items()}
@@ -245,7 +245,7 @@ def _check(where, params, dilations):
     return checked, dilations
 
 
-def _needs(where, needs, params):
+def check_needs(where, needs, params):
     """The names whose gradients are needed, as a set."""
     if needs is None:
         return frozenset(params)

@@ -1,0 +1,424 @@
+"""TCN: residual blocks of dilated causal convolutions, for regression and classification of sequences.
+
+Bai, Kolter and Koltun, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling",
+arXiv:1803.01271.
+"""
+
+import dataclasses
+import difflib
+import math
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavedil.errors import CheckpointError, ConfigError
+from wavedil.kernels.pool import check_threads
+from wavedil.kernels.workspace import Workspace
+from wavedil.layers import files
+from wavedil.layers.parameters import Parameters
+from wavedil.models.stored import Stored
+from wavedil.ops import contract, norm, tcn_stack
+from wavedil.receptive import check_dilations, receptive_field
+
+HEADS = ("sequence", "last")
+
+
+@dataclass(frozen=True)
+class TCNConfig:
+    """Sizes of a TCN, and what it is to predict.
+
+    Attributes
+    ----------
+    dilations : tuple of int
+        Rows between the taps of each block's two convolutions: one entry, one block. Any sequence is accepted.
+    channels : tuple of int
+        Channels of each block; a single number stands for all of them.
+    kernel_size : int
+        Taps of each convolution.
+    inputs : int
+        Channels of the input, or of the embedding of its codes.
+    outputs : int
+        Numbers or classes that are predicted.
+    classes : int
+        Codes of the input; 0 if it is numbers.
+    loss : str
+        ``"mse"``, ``"mae"``, ``"huber"``, ``"binary"`` (outputs are logits) or ``"cross_entropy"`` (of classes).
+    delta : float
+        Where ``"huber"`` turns from a square to a straight line.
+    head : {"sequence", "last"}
+        Predict after each row, or only after the last one.
+    dropout : float
+        Probability of an element behind each convolution to be dropped in training.
+    dropout_channels : bool
+        Drop whole channels instead.
+    weight_norm : bool
+        Each convolution has a weight norm: directions ``weight_v`` and lengths ``weight_g`` of its output channels.
+    sample_rate : int, optional
+        Hz, if the rows are audio.
+
+    Raises
+    ------
+    ConfigError
+        If a value has the wrong type or is out of range.
+    """
+
+    dilations: tuple[int, ...]
+    channels: tuple[int, ...] = 32
+    kernel_size: int = 3
+    inputs: int = 1
+    outputs: int = 1
+    classes: int = 0
+    loss: str = "mse"
+    delta: float = 1.0
+    head: str = "sequence"
+    dropout: float = 0.0
+    dropout_channels: bool = False
+    weight_norm: bool = True
+    sample_rate: int | None = None
+
+    def __post_init__(self):
+        put = object.__setattr__
+        put(self, "dilations", check_dilations(self.dilations, self.kernel_size))
+        for name, least in (("kernel_size", 1), ("inputs", 1), ("outputs", 1), ("classes", 0)):
+            put(self, name, contract.whole("TCNConfig", name, getattr(self, name), least))
+        if self.sample_rate is not None:
+            put(self, "sample_rate", contract.whole("TCNConfig", "sample_rate", self.sample_rate))
+        channels = self.channels
+        if not isinstance(channels, tuple | list):
+            channels = (channels,) * len(self.dilations)
+        put(self, "channels", tuple(contract.whole("TCNConfig", "channels", n) for n in channels))
+        if len(self.channels) != len(self.dilations):
+            raise ConfigError(
+                f"TCNConfig: channels must be one number, or one for each of {len(self.dilations)} dilations, got "
+                f"{len(self.channels)}"
+            )
+        for name, value, known in (("loss", self.loss, tcn_stack.LOSSES), ("head", self.head, HEADS)):
+            if value not in known:
+                raise ConfigError(f"TCNConfig: {name} must be one of {', '.join(known)}, got {value!r}")
+        put(self, "delta", contract.real("TCNConfig", "delta", self.delta, "a number above 0", lambda d: d > 0))
+        wanted = "a number in [0, 1)"
+        put(self, "dropout", contract.real("TCNConfig", "dropout", self.dropout, wanted, lambda r: 0 <= r < 1))
+        for name in ("dropout_channels", "weight_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"TCNConfig: {name} must be True or False, got {getattr(self, name)!r}")
+
+    @property
+    def receptive_field(self):
+        """Rows that a prediction depends on: each block has two convolutions."""
+        return receptive_field(self.dilations * 2, self.kernel_size)
+
+    def to_dict(self):
+        """The values as plain JSON types."""
+        lists = {"dilations": list(self.dilations), "channels": list(self.channels)}
+        return dataclasses.asdict(self) | lists
+
+    @classmethod
+    def from_dict(cls, values):
+        """The opposite of `to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or missing, or a value is not right.
+        """
+        if not hasattr(values, "keys"):
+            raise ConfigError(f"TCNConfig: a config must be a table of keys, got {values!r}")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+                raise ConfigError(f"TCNConfig: unknown key {key!r}{hint}")
+        if "dilations" not in values:
+            raise ConfigError("TCNConfig: dilations must be given, one for each block")
+        return cls(**values)
+
+
+class TCN(Stored):
+    """A temporal convolutional network.
+
+    The equations, and the parameters' names and shapes, are those of `wavedil.ops.tcn_stack`; with weight norm
+    ``blocks.i.conv.j.weight_v (K, C, N)`` and ``blocks.i.conv.j.weight_g (N,)`` take the place of ``.weight``.
+
+    Parameters
+    ----------
+    config : TCNConfig
+    seed : int
+        Of the initial weights and the dropout. The same seed gives the same weights in either dtype, up to rounding.
+    dtype : {"float32", "float64"}
+    device : {"cpu"}
+    threads : int, optional
+        None: one a core. Changes no bit of any result.
+
+    Attributes
+    ----------
+    config : TCNConfig
+    params : Parameters
+        Name -> array, views of one flat buffer.
+    buffers : dict
+        ``dropout.counter``, the seed and the number of masks drawn, if there is dropout.
+    receptive_field : int
+        Rows.
+    nats : bool
+        Whether the loss is in nats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import wavedil as wd
+    >>> model = wd.TCN(wd.TCNConfig(dilations=[1, 2, 4], channels=8, kernel_size=3, inputs=2, outputs=1))
+    >>> model.receptive_field
+    29
+    >>> model.predict(np.zeros((4, 50, 2), np.float32)).shape
+    (4, 50, 1)
+    """
+
+    Config = TCNConfig
+
+    def __init__(self, config, seed=0, dtype="float32", device="cpu", threads=None):
+        if not isinstance(config, TCNConfig):
+            raise ConfigError(f"TCN: config must be a TCNConfig, got {type(config).__name__}")
+        if device != "cpu":
+            raise ConfigError(f"TCN: device must be 'cpu' (other devices are not supported yet), got {device!r}")
+        seed = contract.whole("TCN", "seed", seed, 0)
+        self.config, self.device = config, device
+        self.threads = check_threads(threads)
+        self.params = Parameters(_shapes(config), dtype)
+        self.buffers = {"dropout.counter": np.array([seed % 2**63, 0])} if config.dropout else {}
+        self._workspace = Workspace()
+        _initialize(self.params, config, seed)
+
+    def __repr__(self):
+        c = self.config
+        return f"TCN({len(c.dilations)} blocks, {self.params.count:,} parameters, field {self.receptive_field})"
+
+    @property
+    def receptive_field(self):
+        """Rows that a prediction depends on."""
+        return self.config.receptive_field
+
+    @property
+    def dtype(self):
+        """Of the parameters and activations."""
+        return self.params.dtype
+
+    @property
+    def nats(self):
+        return self.config.loss in ("cross_entropy", "binary")
+
+    # training -----------------------------------------------------------------------------------------------------
+    def loss(self, x, targets, weights=None):
+        """Mean loss of the predictions, without dropout.
+
+        Parameters
+        ----------
+        x : (B, T, inputs) array of floats, or (B, T) array of ints in [0, classes)
+        targets : array
+            ``(B, T)`` ints for ``cross_entropy``, else ``(B, T, outputs)`` floats; without the axis of time for the
+            head ``"last"``.
+        weights : (B, T) or (B,) array, optional
+            How much each prediction counts.
+
+        Returns
+        -------
+        float
+            ``sum(weights * loss) / sum(weights)``; the mean over the outputs of a regression.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+            If an argument does not fit; the message says what was expected and what came.
+        """
+        weights_now, _ = self._effective()
+        return tcn_stack.loss(weights_now, x, targets, weights, **self._settings(), **self._delta())
+
+    def loss_and_grads(self, x, targets, weights=None, into=None, *, needs=None):
+        """The loss under dropout, and its gradient with respect to every parameter.
+
+        Parameters
+        ----------
+        x, targets, weights
+            As in `loss`.
+        into : Parameters, optional
+            Gradients are added to it (``+=``).
+        needs : collection of str, optional
+            Names of the parameters whose gradients are wanted; the others stay as they are. None: all.
+
+        Returns
+        -------
+        loss : float
+        grads : Parameters
+            Names and layout of ``params``: ``into`` if given, else fresh.
+        """
+        c, where = self.config, "TCN.loss_and_grads"
+        needs = set(tcn_stack.check_needs(where, needs, self.params))
+        grads = self.params.like() if into is None else into
+        dropout = None
+        if c.dropout:
+            seed, step = self.buffers["dropout.counter"].tolist()
+            dropout = tcn_stack.Dropout(c.dropout, seed, step, c.dropout_channels)
+        effective, saved = self._effective()
+        target, wanted = {}, []
+        for name, value in effective.items():
+            if name in saved:
+                if {f"{name}_v", f"{name}_g"} & needs:
+                    target[name] = self._workspace.array(("gradient", name), value.shape, self.dtype)
+                    target[name][...] = 0
+                    wanted.append(name)
+            elif name in needs:
+                target[name] = grads[name]
+                wanted.append(name)
+        result = tcn_stack.loss_and_grads(
+            effective, x, targets, weights, target, **self._settings(), **self._delta(), dropout=dropout, needs=wanted
+        )
+        for name in wanted:
+            if name in saved:
+                parts = norm.Grads(*(grads[n] if n in needs else None for n in (f"{name}_v", f"{name}_g")), None)
+                norm.backward(result.grads[name], saved[name], into=parts, threads=1)
+        if c.dropout:
+            self.buffers["dropout.counter"][1] += 1
+        return result.loss, grads
+
+    def predict(self, x):
+        """Predictions, without dropout: numbers, or logits of classes.
+
+        Parameters
+        ----------
+        x : array
+            As in `loss`.
+
+        Returns
+        -------
+        (B, T, outputs) array, or (B, outputs) for the head ``"last"``
+        """
+        settings = self._settings()
+        settings.pop("loss")
+        return tcn_stack.predict(self._effective()[0], x, **settings)
+
+    def _settings(self):
+        c = self.config
+        return {"dilations": c.dilations, "loss": c.loss, "last": c.head == "last", "workspace": self._workspace,
+                "threads": self.threads}  # fmt: skip
+
+    def _delta(self):
+        return {"delta": self.config.delta} if self.config.loss == "huber" else {}
+
+    def _effective(self):
+        """The weights as the stack takes them, and what the weight norms' backward needs."""
+        if not self.config.weight_norm:
+            return self.params, {}
+        effective, saved = {}, {}
+        for name, value in self.params.items():
+            if name.endswith("weight_v"):
+                name = name.removesuffix("_v")
+                out = self._workspace.array(("effective", name), value.shape, self.dtype)
+                effective[name], saved[name] = norm.forward(
+                    value, self.params[f"{name}_g"], kind="weight", out=out, threads=1
+                )
+            elif not name.endswith("weight_g"):
+                effective[name] = value
+        return effective, saved
+
+    # streams --------------------------------------------------------------------------------------------------------
+    def init_stream(self, batch=1):
+        """State of so many streams that begin with silence, for `stream`.
+
+        The state keeps the parameters as they are now. It is the caller's: it can be copied (``copy()``) and reset
+        (``reset()``).
+        """
+        state = tcn_stack.init_state(
+            self._effective()[0], batch, dilations=self.config.dilations, threads=self.threads
+        )
+        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(self.params.flat)
+        return state
+
+    def stream(self, x, state):
+        """Predictions after each of n more rows, as `predict` of a sequence would give them in one piece.
+
+        Parameters
+        ----------
+        x : (B, n, inputs) array of floats or (B, n) array of ints
+            Any n from 1 up, shorter or longer than the dilations.
+        state
+            From `init_stream`; changed in place.
+
+        Returns
+        -------
+        (B, n, outputs) array
+            For the head ``"last"`` too: what the prediction would be if the sequence ended there.
+        """
+        self._check_state("stream", state)
+        return tcn_stack.step(x, state)
+
+    def save_stream(self, state, path):
+        """Write a stream's state to a safetensors file, to go on with it in another process.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be written.
+        """
+        self._check_state("save_stream", state)
+        tensors = {f"convolutions.{i}.history": rows for i, rows in enumerate(state.history())}
+        about = {"kind": "stream", "config": self.config.to_dict(), "dtype": str(self.dtype), "time": state.time,
+                 "batch": state.batch, "weights": state.weights}  # fmt: skip
+        files.write(path, tensors, about)
+
+    def load_stream(self, path):
+        """The state that `save_stream` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
+        """
+        tensors, about = files.read(path, "stream")
+        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": zlib.crc32(self.params.flat)}
+        for key, value in mine.items():
+            if about.get(key) != value:
+                raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differ")
+        state = self.init_stream(about["batch"])
+        rows = [tensors[f"convolutions.{i}.history"] for i in range(2 * len(self.config.dilations))]
+        state.set_history(rows, about["time"])
+        return state
+
+    def _check_state(self, where, state):
+        if getattr(state, "made_for", None) != (self.config, self.dtype):
+            raise ConfigError(f"TCN.{where}: state must come from init_stream of this model, got one for another")
+
+
+def _shapes(c):
+    shapes = tcn_stack.parameter_shapes(
+        inputs=c.inputs, channels=c.channels, kernel_size=c.kernel_size, outputs=c.outputs, classes=c.classes
+    )
+    if not c.weight_norm:
+        return shapes
+    normed = {}
+    for name, shape in shapes.items():
+        if ".conv." in name and name.endswith("weight"):
+            normed[f"{name}_v"], normed[f"{name}_g"] = shape, shape[-1:]
+        else:
+            normed[name] = shape
+    return normed
+
+
+def _initialize(params, c, seed):
+    """Draw initial weights: He et al., arXiv:1502.01852, so that no layer starts with tiny or huge numbers.
+
+    Each block adds to the one before: the second convolutions start smaller, so that the sum has the variance of one.
+    """
+    rng = np.random.default_rng(seed)
+    for name, value in params.items():
+        if name.endswith(("bias", "weight_g")):
+            continue
+        if name == "input.embedding":
+            scale = 1.0
+        else:
+            gain = 2.0 if ".conv." in name else 1.0
+            scale = math.sqrt(gain / np.prod(value.shape[:-1]))
+            if ".conv.1." in name:
+                scale /= math.sqrt(len(c.dilations))
+        value[...] = scale * rng.standard_normal(value.shape)
+        if name.endswith("weight_v"):
+            params[name.removesuffix("_v") + "_g"][...] = np.sqrt((value**2).sum((0, 1)))
