@@ -12,7 +12,7 @@ import numpy as np
 
 from wavedil.kernels.host import width
 from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import beyond, panels_of, right, width_of, zero_memory
+from wavedil.kernels.panels import beyond, move_memory, panels_of, right, width_of, zero_memory
 
 CHUNK = 96  # time rows that a kernel handles at once; a multiple of every tile's rows
 BLOCK = 10 * CHUNK  # time rows of a task
@@ -118,13 +118,11 @@ def read_rows(source, row, first, count, channels, target, rows):
             zero_memory(beyond(panel, r * target.row), w)
         for r in range(begin, end):
             to, of = beyond(panel, r * target.row), beyond(source, (first + r) * row + p * w)
-            if filled == w:
-                for j in range(w):
-                    to[j] = of[j]
+            if filled == w:  # of a constant size: registers, and no call
+                move_memory(to, of, w)
             else:
                 zero_memory(to, w)
-                for j in range(filled):
-                    to[j] = of[j]
+                move_memory(to, of, filled)
         for r in range(max(begin, end), rows):
             zero_memory(beyond(panel, r * target.row), w)
 
@@ -138,12 +136,10 @@ def write_rows(source, rows, channels, target, row):
         filled = min(w, channels - p * w)
         for r in range(rows):
             of, to = beyond(panel, r * source.row), beyond(target, r * row + p * w)
-            if filled == w:
-                for j in range(w):
-                    to[j] = of[j]
+            if filled == w:  # of a constant size: registers, and no call
+                move_memory(to, of, w)
             else:
-                for j in range(filled):
-                    to[j] = of[j]
+                move_memory(to, of, filled)
 
 
 @jit
