@@ -18,7 +18,7 @@ def flip_one(array):
 
 def shift_time(array):
     """Off by one row."""
-    array[...] = np.roll(array, 1, axis=0 if array.ndim < 3 else 1)
+    array[...] = np.roll(array, 1, axis=0 if array.ndim < 3 or array.shape[1] == 1 else 1)
 
 
 TARGETS = [(f, b, name) for f in h.families("gradients") for b in h.backends(f) for name in h.module(f).Grads._fields]

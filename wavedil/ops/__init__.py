@@ -7,10 +7,10 @@ A family's package is the contract (equation, shapes, ``forward``, ``backward``,
 import importlib
 
 FAMILIES = (
-    "conv1d", "conv2d", "gated_block", "gated_stack", "tcn_stack", "embedding", "cross_entropy", "loss", "activation",
-    "norm", "dropout", "upsample", "pooling", "update",
+    "conv1d", "conv2d", "separable", "gated_block", "gated_stack", "tcn_stack", "embedding", "cross_entropy", "loss",
+    "activation", "norm", "dropout", "upsample", "pooling", "update",
 )  # fmt: skip
-NOT_YET_ON_CUDA = frozenset()  # a family outside this set must have a cuda.py
+NOT_YET_ON_CUDA = frozenset({"separable"})  # a family outside this set must have a cuda.py
 
 
 def __getattr__(name):

@@ -1,0 +1,253 @@
+"""Numba: the depthwise rows of a tile go straight into the pointwise product, in parallel over batch, rows and columns.
+
+A sequence is an image of one row. Rows of x are copied once into panels (`wavedil.kernels.grids`), and for some columns
+of a row at a time, while they are in the cache:
+
+======  ===================================================================================
+h       slab of x, all taps                 * depth, element by element
+y       h                                   @ point
+dh      row of dy                           @ point^T; this one is kept, for dx
+dpoint  h, computed again, transposed       @ row of dy; added up in a few parts, those in order
+ddepth  slab of x, all taps                 * dh, summed; likewise
+dx      slab of dh, taps in reverse         * depth; a second pass, as it needs rows of dh that others make
+======  ===================================================================================
+"""
+
+import numpy as np
+
+from wavedil.kernels import grids, layout, pool
+from wavedil.kernels.host import width
+from wavedil.kernels.jit import jit
+from wavedil.kernels.layout import read_rows, write_rows
+from wavedil.kernels.panels import address, beyond, panel_view, panels_of, repeated, right, strided_view
+from wavedil.kernels.products import column_product, depthwise_product, depthwise_sums, few_row_product, left_view
+from wavedil.kernels.rows import add_column_sums
+from wavedil.kernels.workspace import Workspace
+
+
+def forward(y, x, depth, point, b, dilation, padding, *, workspace, threads):
+    """y ="""
+    workspace = workspace or Workspace()
+    x, y, depth, dilation, padding = _image(x, y, depth, dilation, padding)
+    g = _grid(x, y, depth, dilation, [before for before, _ in padding])
+    w = width(y.dtype)
+    bias = workspace.array("separable.bias", (g.panels_out * w,), y.dtype)
+    bias[: g.outputs] = 0 if b is None else b
+    no_bias = workspace.array("separable.no_bias", (g.panels_in * w,), y.dtype)
+    arrays = y, x, _pack_depth(workspace, depth), _pack_point(workspace, point), bias, no_bias
+    tasks = grids.tasks(y.shape[0], g)
+    size = grids.slab_size(g, w) + g.chunk * (g.panels_in + g.panels_out) * w
+    _run(_forward, workspace, "forward", threads, arrays, tasks, size, g)
+
+
+def backward(grads, dy, saved, *, workspace, threads):
+    """grads.x =, grads.depth +=, grads.point +=, grads.b +="""
+    workspace = workspace or Workspace()
+    _, depth, point, _, dilation, padding = saved
+    x, dy, depth, dilation, padding = _image(saved.x, dy, depth, dilation, padding)
+    dh = workspace.array("separable.dh", (*dy.shape[:3], x.shape[3]), x.dtype)
+    corner = [before for before, _ in padding]
+    g = _grid(x, dy, depth, dilation, corner)
+    _weight_gradients(workspace, threads, grads, dh, x, dy, depth, point, g)
+    if grads.x is not None:
+        back = [(k - 1) * d - pad for k, d, pad in zip(depth.shape[:2], dilation, corner, strict=True)]
+        g = _grid(dh, x, depth, dilation, back)
+        w = width(x.dtype)
+        arrays = grads.x, dh, _pack_depth(workspace, depth, reverse=True)
+        no_bias = workspace.array("separable.no_bias", (g.panels_out * w,), x.dtype)
+        size = grids.slab_size(g, w) + g.chunk * g.panels_out * w
+        _run(_depthwise, workspace, "back", threads, (*arrays, no_bias), grids.tasks(x.shape[0], g), size, g)
+
+
+def step(y, state, x, depth, point, b, dilation, *, workspace):
+    """y =, and the state moves on. Each tap's rows are laid one after the other: a convolution of dilation n."""
+    workspace = workspace or Workspace()
+    history, position = state
+    batch, n, channels = x.shape
+    taps = workspace.array("separable.taps", (batch, depth.shape[0], n, channels), x.dtype)
+    x = layout.unlocked(x)
+    layout.tap_rows(history, position, x, dilation[0], taps)
+    rows = taps.reshape(batch, -1, channels)
+    forward(y, rows, depth, point, b, (n,), ((0, 0),), workspace=workspace, threads=1)
+    layout.remember(history, position, x)
+
+
+# ---- hosts -----------------------------------------------------------------------------------------------------------
+def _image(x, y, depth, dilation, padding):
+    """The arguments in two dimensions."""
+    if x.ndim == 4:
+        return x, y, depth, dilation, padding
+    return x[:, None], y[:, None], depth[None], (1, *dilation), ((0, 0), *padding)
+
+
+def _grid(x, y, depth, dilation, corner):
+    channels = x.shape[3], y.shape[3]
+    return grids.grid(x.shape[1:3], y.shape[1:3], channels, depth.shape[:2], dilation, corner, 1, x.dtype)
+
+
+def _pack_depth(workspace, depth, reverse=False):
+    """(panels, kernel width, kernel height, W)"""
+    high, wide, _, channels = depth.shape
+    ordered = workspace.array("separable.ordered", (1, wide * high, channels), depth.dtype)
+    ordered.reshape(wide, high, channels)[...] = depth[:, :, 0].transpose(1, 0, 2)
+    places = np.arange(wide * high), layout.plain_map(channels, depth.dtype)
+    packed = workspace.array(
+        f"separable.depth{'_t' if reverse else ''}",
+        (panels_of(channels, depth.dtype), wide * high, width(depth.dtype)), depth.dtype,
+    )  # fmt: skip
+    layout.pack_weight(ordered, ordered[:, ::-1] if reverse else ordered, *places, packed)
+    return packed
+
+
+def _pack_point(workspace, point, transposed=False):
+    """(panels, rows, W)"""
+    view = point.T[None] if transposed else point[None]
+    places = [layout.plain_map(n, point.dtype) for n in view.shape[1:]]
+    w = width(point.dtype)
+    name = f"separable.point{'_t' if transposed else ''}"
+    packed = workspace.array(name, (len(places[1]) // w, len(places[0]), w), point.dtype)
+    layout.pack_weight(point, view, *places, packed)
+    return packed
+
+
+def _run(kernel, workspace, name, threads, arrays, tasks, size, g):
+    """A call for each task. `pool.run` gives each thread the tasks that lie so many apart, each has its scratch."""
+    threads = pool.check_threads(threads)
+    scratch = workspace.array(f"separable.{name}.scratch", (min(threads, len(tasks)), size), arrays[0].dtype)
+    arrays = [arrays[0].reshape(-1), *map(layout.flat, arrays[1:])]
+    pool.run([(kernel, *arrays, scratch[i % len(scratch)], *task, g) for i, task in enumerate(tasks)], threads)
+
+
+def _weight_gradients(workspace, threads, grads, dh, x, dy, depth, point, g):
+    """dh =, and depth, point and b +=, from slabs of each part of the tasks."""
+    dtype, w = x.dtype, width(x.dtype)
+    parts = grids.parts(grids.tasks(x.shape[0], g))
+    terms = g.kernel_height * g.kernel_width
+    d_depth = workspace.array("separable.d_depth", (len(parts), g.panels_in, terms, w), dtype)
+    d_point = workspace.array("separable.d_point", (len(parts), g.panels_out, g.panels_in * w, w), dtype)
+    sums = workspace.array("separable.sums", (len(parts), g.panels_out * w), dtype)
+    size = grids.slab_size(g, w) + (g.chunk + 1) * (2 * g.panels_in + g.panels_out) * w
+    threads = pool.check_threads(threads)
+    scratch = workspace.array("separable.weight.scratch", (min(threads, len(parts)), size), dtype)
+    no_bias = workspace.array("separable.no_bias", (g.panels_in * w,), dtype)
+    weights = _pack_depth(workspace, depth), _pack_point(workspace, point, transposed=True), no_bias
+    arrays = dh.reshape(-1), layout.flat(x), layout.flat(dy), *map(layout.flat, weights)
+    calls = [
+        (_part, d_depth[i].reshape(-1), d_point[i].reshape(-1), sums[i], *arrays, scratch[i % len(scratch)], part, g)
+        for i, part in enumerate(parts)
+    ]
+    pool.run(calls, threads)
+    if grads.depth is not None:
+        ordered = workspace.array("separable.ordered", (1, terms, g.inputs), dtype)
+        ordered.fill(0)
+        layout.add_weight(d_depth, np.arange(terms), layout.plain_map(g.inputs, dtype), ordered, ordered)
+        by_tap = ordered.reshape(g.kernel_width, g.kernel_height, g.inputs).transpose(1, 0, 2)
+        target = grads.depth.reshape(g.kernel_height, g.kernel_width, g.inputs)
+        target += by_tap
+    if grads.point is not None:
+        places = [layout.plain_map(n, dtype) for n in grads.point.shape]
+        layout.add_weight(d_point, *places, grads.point, grads.point[None])
+    if grads.b is not None:
+        for part in sums:
+            grads.b[...] += part[: g.outputs]
+
+
+def _part(d_depth, d_point, db, dh, x, dy, depth, point, no_bias, scratch, tasks, g):
+    """d_depth =, d_point =, db =: the sums of these tasks; dh =."""
+    for array in (d_depth, d_point, db):
+        array.fill(0)
+    for task in tasks:
+        _add_weight_gradients(d_depth, d_point, db, dh, x, dy, depth, point, no_bias, scratch, *task, g)
+
+
+# ---- kernels: some rows and columns of one image each ----------------------------------------------------------------
+@jit
+def _forward(y, x, depth, point, bias, no_bias, scratch, b, begin, end, first, last, g):
+    """y ="""
+    row = g.width * g.inputs
+    hidden = panel_view(scratch, 0, g.chunk)
+    w = hidden.row
+    target = panel_view(scratch, g.panels_in * g.chunk * w, g.chunk)
+    slab = address(scratch, (g.panels_in + g.panels_out) * g.chunk * w)
+    source, start, zeros = address(x, b * g.height * row), repeated(address(bias, 0)), repeated(address(no_bias, 0))
+    whole = g.outputs % w == 0  # panels are then columns of y itself
+    place = begin
+    while place < end:
+        i, count = grids.next_run(place, end, g)
+        place += count
+        for j in range(first, last, g.chunk):
+            n = min(g.chunk, last - j)
+            seen = count + g.kernel_height - 1
+            left = grids.read_slab(
+                source, row, g.inputs, i - g.top, j - g.left, n, seen, g.inputs, g.panels_in, slab, g
+            )
+            for s in range(count):
+                depthwise_product(right(left, s * g.panels_in), address(depth, 0), n, g.panels_in, hidden, zeros)
+                to = address(y, ((b * g.rows + i + s * g.dilation_height) * g.columns + j) * g.outputs)
+                into = strided_view(to, g.outputs, w) if whole else target
+                few_row_product(left_view(hidden, g.panels_in), address(point, 0), n, g.panels_out, into, start)
+                if not whole:
+                    write_rows(target, n, g.outputs, to, g.outputs)
+
+
+@jit
+def _depthwise(y, x, depth, bias, scratch, b, begin, end, first, last, g):
+    """y ="""
+    row = g.width * g.inputs
+    target = panel_view(scratch, 0, g.chunk)
+    w = target.row
+    slab = address(scratch, g.panels_out * g.chunk * w)
+    source, start = address(x, b * g.height * row), repeated(address(bias, 0))
+    whole = g.outputs % w == 0
+    place = begin
+    while place < end:
+        i, count = grids.next_run(place, end, g)
+        place += count
+        for j in range(first, last, g.chunk):
+            n = min(g.chunk, last - j)
+            seen = count + g.kernel_height - 1
+            left = grids.read_slab(
+                source, row, g.inputs, i - g.top, j - g.left, n, seen, g.inputs, g.panels_in, slab, g
+            )
+            for s in range(count):
+                to = address(y, ((b * g.rows + i + s * g.dilation_height) * g.columns + j) * g.outputs)
+                into = strided_view(to, g.outputs, w) if whole else target
+                depthwise_product(right(left, s * g.panels_in), address(depth, 0), n, g.panels_out, into, start)
+                if not whole:
+                    write_rows(target, n, g.outputs, to, g.outputs)
+
+
+@jit
+def _add_weight_gradients(
+    d_depth, d_point, db, dh, x, dy, depth, point, no_bias, scratch, b, begin, end, first, last, g
+):
+    """d_depth +=, d_point +=, db +=: this block's part of the sums; dh =: its rows."""
+    row = g.width * g.inputs
+    high = g.chunk + 1
+    hidden = panel_view(scratch, 0, high)
+    w = hidden.row
+    d_hidden = panel_view(scratch, g.panels_in * high * w, high)
+    upper = panel_view(scratch, 2 * g.panels_in * high * w, high)
+    slab = address(scratch, (2 * g.panels_in + g.panels_out) * high * w)
+    source, zeros = address(x, b * g.height * row), repeated(address(no_bias, 0))
+    place = begin
+    while place < end:
+        i, count = grids.next_run(place, end, g)
+        place += count
+        for j in range(first, last, g.chunk):
+            n = min(g.chunk, last - j)
+            even = n + n % 2  # the column product takes rows in pairs; the last of dy may be one of zeros
+            seen = count + g.kernel_height - 1
+            left = grids.read_slab(
+                source, row, g.inputs, i - g.top, j - g.left, even, seen, g.inputs, g.panels_in, slab, g
+            )
+            for s in range(count):
+                here = right(left, s * g.panels_in)
+                line = (b * g.rows + i + s * g.dilation_height) * g.columns
+                read_rows(address(dy, line * g.outputs), g.outputs, j, j + n, g.outputs, upper, even)
+                depthwise_product(here, address(depth, 0), even, g.panels_in, hidden, zeros)
+                column_product(left_view(hidden, g.panels_in), upper, even, g.panels_out, address(d_point, 0))
+                few_row_product(left_view(upper, g.panels_out), address(point, 0), n, g.panels_in, d_hidden, zeros)
+                depthwise_sums(here, d_hidden, n, g.panels_in, address(d_depth, 0))
+                add_column_sums(upper, n, g.panels_out, address(db, 0))
+                write_rows(d_hidden, n, g.inputs, beyond(address(dh, 0), (line + j) * g.inputs), g.inputs)
