@@ -5,6 +5,7 @@ the least that must move: every input read once, every output written once. What
 memory counts once. The roofs come from the same run: the peak of fused multiply-adds and the memory bandwidth.
 """
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,20 @@ TOLERANCE = 1e-3
 def conv1d(channels, kernel, dilation, groups=1, time=4096):
     names = ("batch", "time", "inputs", "outputs", "kernel", "dilation", "padding", "groups", "bias")
     return dict(zip(names, (4, time, channels, channels, kernel, dilation, "causal", groups, True), strict=True))
+
+
+def conv2d(channels, kernel, dilation, groups=1, size=64):
+    names = ("batch", "time", "width", "inputs", "outputs", "kernel", "dilation", "padding", "groups", "bias")
+    sizes = (4, size, size, channels, channels, (kernel, kernel), dilation, "same", groups, True)
+    return dict(zip(names, sizes, strict=True))
+
+
+def separable(channels, kernel, dilation, width=None):
+    names = ("batch", "time", "width", "inputs", "outputs", "kernel", "dilation", "padding", "bias")
+    if width is None:
+        return dict(zip(names, (4, 4096, None, channels, channels, kernel, dilation, "causal", True), strict=True))
+    kernels = (kernel, kernel)
+    return dict(zip(names, (4, width, width, channels, channels, kernels, dilation, "same", True), strict=True))
 
 
 def gated_block(channels, kernel, dilation):
@@ -50,6 +65,25 @@ CASES = {
         "C=64 K=3 depthwise": conv1d(64, 3, 4, groups=64),
         "C=64 K=3 groups=4": conv1d(64, 3, 4, groups=4),
     },
+    "conv2d": {
+        "C=32 3x3 d=2": conv2d(32, 3, 2),
+        "C=16 3x3 d=1": conv2d(16, 3, 1),
+        "C=30 3x3 d=2": conv2d(30, 3, 2),
+        "C=64 3x3 d=2": conv2d(64, 3, 2),
+        "C=64 3x3 d=8": conv2d(64, 3, 8),
+        "C=64 32x32 3x3 d=4": conv2d(64, 3, 4, size=32),
+        "C=64 1x1": conv2d(64, 1, 1),
+        "C=64 3x3 depthwise": conv2d(64, 3, 2, groups=64),
+        "C=64 3x3 groups=4": conv2d(64, 3, 2, groups=4),
+    },
+    "separable": {
+        "C=32 K=3 d=64": separable(32, 3, 64),
+        "C=16 K=3 d=64": separable(16, 3, 64),
+        "C=64 K=3 d=64": separable(64, 3, 64),
+        "C=64 K=5 d=4": separable(64, 5, 4),
+        "C=32 3x3 d=2": separable(32, 3, 2, width=64),
+        "C=64 3x3 d=2": separable(64, 3, 2, width=64),
+    },
     "gated_block": {
         "C=32 K=2 d=64": gated_block(32, 2, 64),
         "C=16 K=2 d=64": gated_block(16, 2, 64),
@@ -62,8 +96,12 @@ CASES = {
     "cross_entropy": {f"E={channels} Q=256": cross_entropy(channels) for channels in (32, 64, 128)},
     "update": {f"adam, {n} floats": {"elements": n} for n in (1_000_000, 100_000, 10_000_000)},
 }
-MARKS = {"conv1d": "o", "gated_block": "s", "cross_entropy": "D", "embedding": "v", "update": "P"}  # of the roofline
+MARKS = {  # of the roofline
+    "conv1d": "o", "conv2d": "h", "separable": "^", "gated_block": "s", "cross_entropy": "D", "embedding": "v",
+    "update": "P",
+}  # fmt: skip
 CONVOLUTIONS = ("conv1d", "gated_block", "gated_stack")
+IMAGES = ("channels first", "channels last")  # torch's two layouts
 PASSES = {"gated_stack": ("loss", "loss_and_grads"), "update": ("step",)}
 
 
@@ -74,6 +112,14 @@ def cost(family, sizes, what):
         s = sizes
         rows = s["batch"] * s["time"]
         weights = s["kernel"] * s["inputs"] // s["groups"] * s["outputs"]
+        return 2 * rows * weights * both, 4 * (rows * (both * s["inputs"] + s["outputs"]) + both * weights)
+    if family in ("conv2d", "separable"):
+        s = sizes
+        rows, taps = s["batch"] * s["time"] * (s["width"] or 1), math.prod(s["kernel"]) if s["width"] else s["kernel"]
+        if family == "conv2d":
+            weights = taps * s["inputs"] // s["groups"] * s["outputs"]
+        else:
+            weights = s["inputs"] * (taps + s["outputs"])
         return 2 * rows * weights * both, 4 * (rows * (both * s["inputs"] + s["outputs"]) + both * weights)
     if family == "gated_block":
         s = sizes
@@ -102,7 +148,9 @@ def measure(family, name, sizes, workers, settings, folder):
     formulations = []
     if torch is not None:
         formulations = ["conv1d", "linear"] if family in CONVOLUTIONS else ["plain"]
-        if sizes.get("groups", 1) > 1:
+        if family in ("conv2d", "separable"):
+            formulations = list(IMAGES if sizes["width"] else IMAGES[:1])
+        if family in CONVOLUTIONS and sizes.get("groups", 1) > 1:
             formulations.remove("linear")
         torch.ask("setup", family=family, path=path, threads=settings.threads, formulations=formulations)
         for formulation, found in torch.ask("check").items():

@@ -179,6 +179,9 @@ def test_cost_counts_the_least_work():
     assert kernels.cost("conv1d", sizes, "backward") == (4 * rows * 2 * 32 * 32, 4 * (rows * 96 + 4096))
     assert kernels.cost("conv1d", kernels.conv1d(64, 3, 4, groups=64), "forward")[0] == 2 * rows * 3 * 64
     assert kernels.cost("gated_block", kernels.gated_block(32, 2, 1), "forward")[0] == 2 * rows * 6 * 32 * 32
+    assert kernels.cost("conv2d", kernels.conv2d(64, 3, 2, groups=4), "forward")[0] == 2 * rows * 9 * 16 * 64
+    assert kernels.cost("separable", kernels.separable(32, 3, 4), "backward")[0] == 4 * rows * 32 * (3 + 32)
+    assert kernels.cost("separable", kernels.separable(32, 3, 4, 64), "forward")[0] == 2 * rows * 32 * (9 + 32)
 
 
 def test_peers_that_disagree_are_found():

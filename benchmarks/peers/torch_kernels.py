@@ -112,6 +112,64 @@ class GatedBlock(Conv1d):
         return x + self.point(z, "residual"), self.point(z, "skip")
 
 
+def nchw(x):
+    """(B, H, W, C) to (B, C, H, W), as a view."""
+    return x.permute(0, 3, 1, 2)
+
+
+class Images(Operation):
+    """Convolutions of images, "channels first" or "channels last" in memory; sequences are channels first."""
+
+    def to_torch(self, name, to, back):
+        last = self.formulation == "channels last" and self.t[name].ndim == 4
+        memory = torch.channels_last if last else torch.contiguous_format
+        self.t[name] = to(self.t[name].detach()).clone(memory_format=memory).requires_grad_()
+        self.back[name] = back
+
+    def prepare(self):
+        self.wide = self.t["x"].ndim == 4
+        to, back = (nchw, lambda g: g.permute(0, 2, 3, 1)) if self.wide else (first, first)
+        self.to_torch("x", to, back)
+        memory = torch.channels_last if self.formulation == "channels last" else torch.contiguous_format
+        self.dy = [to(dy).contiguous(memory_format=memory) for dy in self.dy]
+        self.weights()
+
+    def weight(self, name):
+        """(kh, kw, c, N) to (N, c, kh, kw), or the same with one axis less."""
+        if self.t[name].ndim == 4:
+            self.to_torch(name, lambda w: w.permute(3, 2, 0, 1), lambda g: g.permute(2, 3, 1, 0))
+        else:
+            self.to_torch(name, lambda w: w.permute(2, 1, 0), lambda g: g.permute(2, 1, 0))
+
+    def weights(self):
+        self.weight("w")
+
+    def channels_last(self, y):
+        return y.permute(0, 2, 3, 1) if self.wide else first(y)
+
+    def conv(self, x, w, b, groups):
+        dilation, padding = self.settings["dilation"], self.settings["padding"]
+        if padding == "causal" and not self.wide:
+            return F.conv1d(F.pad(x, ((w.shape[2] - 1) * dilation, 0)), w, b, dilation=dilation, groups=groups)
+        pads = [(k - 1) * dilation // 2 for k in w.shape[2:]]
+        return F.conv2d(x, w, b, padding=pads, dilation=dilation, groups=groups)
+
+    def run(self):
+        return (self.conv(self.t["x"], self.t["w"], self.t.get("b"), self.settings["groups"]),)
+
+
+class Separable(Images):
+    def weights(self):
+        self.weight("depth")
+        ones = (1,) * (self.t["x"].ndim - 2)
+        self.to_torch("point", lambda w: w.t().reshape(*w.t().shape, *ones), lambda g: g.flatten(1).t())
+
+    def run(self):
+        x, point = self.t["x"], self.t["point"]
+        hidden = self.conv(x, self.t["depth"], None, x.shape[1])
+        return ((F.conv2d if self.wide else F.conv1d)(hidden, point, self.t.get("b")),)
+
+
 class Embedding(Operation):
     def prepare(self):
         self.t["codes"] = self.t["codes"].long()
@@ -169,6 +227,8 @@ class Stack:
 
 TASKS = {
     "conv1d": Conv1d,
+    "conv2d": Images,
+    "separable": Separable,
     "gated_block": GatedBlock,
     "gated_stack": Stack,
     "embedding": Embedding,
