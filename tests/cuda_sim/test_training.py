@@ -135,3 +135,30 @@ def test_global_and_local_conditions():
 def test_a_device_that_is_not_there():
     with pytest.raises(ConfigError, match="device 'cuda:7': the simulator has one device"):
         wd.WaveNet(wd.WaveNetConfig(**CONFIG), device="cuda:7")
+
+
+class Sums(Codes):
+    """Sequences of numbers whose running sums are to be predicted."""
+
+    def batch(self, rng, batch, window):
+        x = rng.standard_normal((batch, window, 2)).astype(np.float32)
+        return x, x.sum(axis=2, keepdims=True).cumsum(axis=1)
+
+
+def test_a_tcn(tmp_path):
+    config = wd.TCNConfig(dilations=(1, 2), channels=3, kernel_size=2, inputs=2, dropout=0.2)
+    losses = {}
+    for device in ("cuda", "cpu"):
+        model = wd.TCN(config, seed=1, device=device)
+        made = wd.Trainer(model, Sums(), optimizer=wd.Adam(0.01), batch=2, window=3, seed=4)
+        losses[device] = fit(made, 2)
+        made.save(tmp_path / f"{device}.safetensors")
+    assert losses["cuda"] == pytest.approx(losses["cpu"], abs=1e-5)
+    moved = [wd.Trainer.resume(tmp_path / "cpu.safetensors", Sums(), device=device) for device in ("cuda", "cpu")]
+    assert fit(moved[0], 1) == pytest.approx(fit(moved[1], 1), abs=1e-5)
+    on_cuda, on_cpu = (trainer.model for trainer in moved)
+    x = np.random.default_rng(0).standard_normal((1, 4, 2)).astype(np.float32)
+    assert np.allclose(on_cuda.predict(x), on_cpu.predict(x), atol=1e-5)
+    state = on_cuda.init_stream()
+    streamed = np.concatenate([on_cuda.stream(x[:, :1], state), on_cuda.stream(x[:, 1:], state)], axis=1)
+    assert np.allclose(streamed, on_cpu.predict(x), atol=1e-5)

@@ -15,8 +15,8 @@ import numpy as np
 from wavedil.errors import CheckpointError, ConfigError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
-from wavedil.layers import files
-from wavedil.layers.parameters import Parameters
+from wavedil.layers import devices, files
+from wavedil.layers.parameters import Parameters, host
 from wavedil.models.stored import Stored
 from wavedil.ops import contract, norm, tcn_stack
 from wavedil.receptive import check_dilations, receptive_field
@@ -147,7 +147,9 @@ class TCN(Stored):
     seed : int
         Of the initial weights and the dropout. The same seed gives the same weights in either dtype, up to rounding.
     dtype : {"float32", "float64"}
-    device : {"cpu"}
+    device : {"cpu", "cuda", "cuda:N", "auto"}
+        Where it trains and runs. What goes in and comes out are NumPy arrays either way; only the parameters and their
+        gradients lie on the device.
     threads : int, optional
         None: one a core. Changes no bit of any result.
 
@@ -179,12 +181,10 @@ class TCN(Stored):
     def __init__(self, config, seed=0, dtype="float32", device="cpu", threads=None):
         if not isinstance(config, TCNConfig):
             raise ConfigError(f"TCN: config must be a TCNConfig, got {type(config).__name__}")
-        if device != "cpu":
-            raise ConfigError(f"TCN: device must be 'cpu' (other devices are not supported yet), got {device!r}")
         seed = contract.whole("TCN", "seed", seed, 0)
-        self.config, self.device = config, device
+        self.config, self.device = config, devices.resolve(device)
         self.threads = check_threads(threads)
-        self.params = Parameters(_shapes(config), dtype)
+        self.params = Parameters(_shapes(config), dtype, self.device)
         self.buffers = {"dropout.counter": np.array([seed % 2**63, 0])} if config.dropout else {}
         self._workspace = Workspace()
         _initialize(self.params, config, seed)
@@ -263,7 +263,7 @@ class TCN(Stored):
         for name, value in effective.items():
             if name in saved:
                 if {f"{name}_v", f"{name}_g"} & needs:
-                    target[name] = self._workspace.array(("gradient", name), value.shape, self.dtype)
+                    target[name] = contract.empty(self._workspace, f"gradient {name}", value.shape, self.dtype, value)
                     target[name][...] = 0
                     wanted.append(name)
             elif name in needs:
@@ -294,7 +294,7 @@ class TCN(Stored):
         """
         settings = self._settings()
         settings.pop("loss")
-        return tcn_stack.predict(self._effective()[0], x, **settings)
+        return host(tcn_stack.predict(self._effective()[0], x, **settings))
 
     def _settings(self):
         c = self.config
@@ -312,7 +312,7 @@ class TCN(Stored):
         for name, value in self.params.items():
             if name.endswith("weight_v"):
                 name = name.removesuffix("_v")
-                out = self._workspace.array(("effective", name), value.shape, self.dtype)
+                out = contract.empty(self._workspace, f"effective {name}", value.shape, self.dtype, value)
                 effective[name], saved[name] = norm.forward(
                     value, self.params[f"{name}_g"], kind="weight", out=out, threads=1
                 )
@@ -330,7 +330,7 @@ class TCN(Stored):
         state = tcn_stack.init_state(
             self._effective()[0], batch, dilations=self.config.dilations, threads=self.threads
         )
-        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(self.params.flat)
+        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(host(self.params.flat))
         return state
 
     def stream(self, x, state):
@@ -349,7 +349,7 @@ class TCN(Stored):
             For the head ``"last"`` too: what the prediction would be if the sequence ended there.
         """
         self._check_state("stream", state)
-        return tcn_stack.step(x, state)
+        return host(tcn_stack.step(x, state))
 
     def save_stream(self, state, path):
         """Write a stream's state to a safetensors file, to go on with it in another process.
@@ -374,7 +374,8 @@ class TCN(Stored):
             If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
         """
         tensors, about = files.read(path, "stream")
-        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": zlib.crc32(self.params.flat)}
+        weights = zlib.crc32(host(self.params.flat))
+        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": weights}
         for key, value in mine.items():
             if about.get(key) != value:
                 raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differ")
@@ -421,4 +422,4 @@ def _initialize(params, c, seed):
                 scale /= math.sqrt(len(c.dilations))
         value[...] = scale * rng.standard_normal(value.shape)
         if name.endswith("weight_v"):
-            params[name.removesuffix("_v") + "_g"][...] = np.sqrt((value**2).sum((0, 1)))
+            params[name.removesuffix("_v") + "_g"][...] = np.sqrt((host(value) ** 2).sum((0, 1)))
