@@ -20,7 +20,9 @@ def _each_vector(e, view, panels, body):
 
 
 @intrinsic
-def _row_max(typing, view, panels):
+def row_max(typing, view, panels):
+    """The largest element of a row."""
+
     def codegen(context, builder, signature, args):
         e = Emitter(builder, view.types[0].dtype)
         largest = e.variable(e.const(float("-inf")))
@@ -36,7 +38,9 @@ def _row_max(typing, view, panels):
 
 
 @intrinsic
-def _row_exp_and_sum(typing, view, panels, shift):
+def row_exp_and_sum(typing, view, panels, shift):
+    """Replace the elements x of a row by exp(x - shift), for shifts that are no smaller; their sum."""
+
     def codegen(context, builder, signature, args):
         e = Emitter(builder, view.types[0].dtype)
         total, top = e.variable(e.const(0.0)), e.splat(args[2])
@@ -53,7 +57,9 @@ def _row_exp_and_sum(typing, view, panels, shift):
 
 
 @intrinsic
-def _row_scale(typing, view, panels, factor):
+def row_scale(typing, view, panels, factor):
+    """Multiply a row by a number."""
+
     def codegen(context, builder, signature, args):
         e = Emitter(builder, view.types[0].dtype)
         f = e.splat(args[2])
@@ -153,13 +159,13 @@ def cross_entropy_rows(logits, rows, panels, codes, weights, scale, with_gradien
     for r in range(rows):
         row = down(logits, r)
         target = (codes[r] // w) * row.panel + codes[r] % w
-        top = _row_max(row, panels)
+        top = row_max(row, panels)
         score = row.data[target]
-        normalizer = _row_exp_and_sum(row, panels, top)
+        normalizer = row_exp_and_sum(row, panels, top)
         total += np.float64(weights[r]) * (np.log(np.float64(normalizer)) + np.float64(top) - np.float64(score))
         if with_gradient:
             share = weights[r] * scale
-            _row_scale(row, panels, share / normalizer)
+            row_scale(row, panels, share / normalizer)
             row.data[target] -= share
     return total
 
@@ -189,7 +195,7 @@ def sample_row(logits, panels, options, draw, probabilities, ordered):
     for each class. -1 if the logits are not finite. The logits of the row are used up.
     """
     w, classes = width_of(logits.data), len(probabilities)
-    top = _row_max(logits, panels)
+    top = row_max(logits, panels)
     if not np.isfinite(top):
         return -1
     if options.temperature < 1e-20:  # 1 / temperature might overflow
@@ -202,8 +208,8 @@ def sample_row(logits, panels, options, draw, probabilities, ordered):
                 first = k
         return first
     factor = type_of(logits.data, 1 / options.temperature)
-    _row_scale(logits, panels, factor)
-    if not np.isfinite(_row_exp_and_sum(logits, panels, _row_max(logits, panels))):
+    row_scale(logits, panels, factor)
+    if not np.isfinite(row_exp_and_sum(logits, panels, row_max(logits, panels))):
         return -1
     total = 0.0
     for k in range(classes):
