@@ -252,6 +252,16 @@ def test_a_tcn_like_stack_sees_what_was_computed_both_ways(levels, kernel_size):
     assert forward_lags.tolist() == backward_lags.tolist() == list(range(field))
 
 
+@pytest.mark.parametrize(("dilations", "kernel_size"), [([1, 2, 4], 3), ([3, 6], 2)])
+def test_a_tcn_sees_what_was_computed(dilations, kernel_size):
+    model = wd.TCN(wd.TCNConfig(dilations=dilations, kernel_size=kernel_size, channels=12, inputs=3), dtype="float64",
+                   threads=1)
+    x = np.random.default_rng(0).standard_normal((4, 3 * model.receptive_field, 3))
+    found = receptive.measure(model.predict, x)
+    assert found.causal and found.receptive_field == model.receptive_field
+    assert found.holes.tolist() == receptive.holes(dilations * 2, kernel_size).tolist()
+
+
 def test_a_centred_convolution_sees_the_future():
     w = np.ones((3, 1, 1))
     found = receptive.measure(lambda x: conv1d.forward(x, w, dilation=4, padding="same", backend="reference")[0],
@@ -318,6 +328,13 @@ def test_costs_are_a_wavenets(kernel_size):
     sizes = {name: array.size for name, array in model.params.items() if name.startswith("blocks.")}
     weights = sum(size for name, size in sizes.items() if name.endswith("weight"))
     assert receptive.cost(3, kernel_size, 8) == (sum(sizes.values()), weights)
+
+
+def test_costs_are_a_tcns():
+    model = wd.TCN(wd.TCNConfig(dilations=[1, 2], kernel_size=3, channels=8, inputs=8, weight_norm=False))
+    sizes = {name: array.size for name, array in model.params.items() if name.startswith("blocks.")}
+    weights = sum(size for name, size in sizes.items() if name.endswith("weight"))
+    assert receptive.cost(2, 3, 8, "tcn") == (sum(sizes.values()), weights)
 
 
 def test_costs_of_plain_convolutions():

@@ -34,7 +34,7 @@ def cost(blocks: int, kernel_size: int, channels: int, block: str = "wavenet") -
 
     With K taps and C channels everywhere, weights and biases: ``K C**2 + C`` for a block "conv", one convolution;
     ``2 K C**2 + 2 C**2 + 4 C`` for "wavenet", a gated convolution with its 1 x 1 residual and skip; ``2 K C**2 + 2 C``
-    for "tcn", two convolutions. Each weight is one multiply-add a sample.
+    for "tcn", two convolutions (a weight norm adds ``2 C`` lengths). Each weight is one multiply-add a sample.
 
     Parameters
     ----------
