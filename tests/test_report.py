@@ -165,3 +165,31 @@ def test_drawing_needs_no_display_and_never_loads_pyplot(tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "", "HOME": str(tmp_path)}, timeout=60)
+
+
+def test_confusion_matrix_shows_counts_by_row(tmp_path, figures):
+    counts = np.array([[8, 2, 0], [1, 1, 0], [0, 0, 0]])
+    path = report.confusion_matrix(tmp_path / "confusion.png", counts, ["zero", "one", "never seen"])
+    assert is_png(path)
+    (axes,) = figures[0].axes
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.8, 0.2, 0], [0.5, 0.5, 0], [0, 0, 0]])
+    assert {(t.get_position(), t.get_text()) for t in axes.texts} == {((0, 0), "8"), ((1, 0), "2"), ((0, 1), "1"),
+                                                                     ((1, 1), "1")}  # fmt: skip
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["zero", "one", "never seen"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("is", "taken for")
+    assert axes.get_title(loc="left") == "9 of 12 right (75%)"
+    with pytest.raises(DataError, match=r"counts must be \(2, 2\), as there are labels, got \(3, 3\)"):
+        report.confusion_matrix(tmp_path / "no.png", counts, ["a", "b"])
+
+
+def test_spread_shows_every_run_and_the_median(tmp_path, figures):
+    arms = {"from scratch": [0.2, 0.3, 0.7], "pretrained": [0.8]}
+    assert is_png(report.spread(tmp_path / "spread.png", arms, "accuracy", chance=0.25, title="5 clips"))
+    (axes,) = figures[0].axes
+    lines = [line.get_xydata().tolist() for line in axes.lines]
+    assert [[0.2, 0], [0.3, 0], [0.7, 0]] in lines and [[0.8, 1]] in lines
+    assert [[0.3, -0.3], [0.3, 0.3]] in lines and [0.25, 0.25] in [[x for x, _ in line] for line in lines]
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(arms) and axes.get_xlabel() == "accuracy"
+    for bad in ({}, {"a": []}):
+        with pytest.raises(DataError, match="arms must hold at least one with at least one number each"):
+            report.spread(tmp_path / "no.png", bad, "accuracy")

@@ -13,7 +13,9 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "wavedil.models": ("WaveNet", "WaveNetConfig", "TCN", "TCNConfig", "load"),
+    "wavedil.models": (
+        "WaveNet", "WaveNetConfig", "TCN", "TCNConfig", "ClipClassifier", "ClipClassifierConfig", "load",
+    ),  # fmt: skip
     "wavedil.training": ("Trainer", "AdamW", "Adam", "SGD", "FineTune", "LoRA"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}

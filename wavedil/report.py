@@ -178,6 +178,96 @@ def spectrogram_page(path, clips: Sequence[tuple[str, np.ndarray]], sample_rate:
     return _save(figure, path)
 
 
+def confusion_matrix(path, counts, labels: Sequence[str], title: str = "") -> Path:
+    """Draw how often clips of each label were taken for each label, into a PNG.
+
+    Rows are what the clips are, columns what they were taken for. Colours are shares of a row, so that rare labels show
+    as much as common ones; numbers are clips.
+
+    Parameters
+    ----------
+    path : path-like
+        The PNG to write.
+    counts : (n, n) array of integers
+        Such as ``ClipClassifier.evaluate(...).confusion``.
+    labels : sequence of str
+        n names.
+    title : str
+        Without one, the share of right ones.
+
+    Raises
+    ------
+    DataError
+        If `counts` is not square, or not of these labels.
+    """
+    counts, size = np.asarray(counts), len(labels)
+    if counts.shape != (size, size) or size < 1:
+        raise DataError(f"confusion_matrix: counts must be ({size}, {size}), as there are labels, got {counts.shape}")
+    rows = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(rows, 1)
+    side = max(4.2, 1.8 + 0.42 * size)
+    figure, axes = _figure(side, side, right=0.97)
+    longest = max(map(len, labels))
+    figure.subplots_adjust(left=(0.55 + 0.085 * longest) / side, bottom=(0.55 + 0.085 * longest) / side)
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            color = "white" if shares[row, column] > 0.55 else INK
+            axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=9)
+    axes.set_xticks(range(size), labels, rotation=90 if longest > 4 else 0)
+    axes.set_yticks(range(size), labels)
+    axes.tick_params(length=0)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("is")
+    right = f"{np.trace(counts)} of {counts.sum()} right ({np.trace(counts) / max(counts.sum(), 1):.0%})"
+    axes.set_title(title or right, loc="left", color=INK, fontsize=11)
+    return _save(figure, path)
+
+
+def spread(path, arms: Mapping[str, Sequence[float]], label: str, chance: float | None = None, title: str = "") -> Path:
+    """Draw results of several runs of each arm as dots, with their median as a line, into a PNG.
+
+    Parameters
+    ----------
+    path : path-like
+        The PNG to write.
+    arms : mapping of name to numbers
+        One number for each run.
+    label : str
+        What the numbers are, with their unit.
+    chance : float, optional
+        A level to compare with, drawn as a dashed line.
+    title : str
+
+    Raises
+    ------
+    DataError
+        If there is no arm, or one without runs.
+    """
+    if not arms or not all(len(runs) for runs in arms.values()):
+        raise DataError(f"spread: arms must hold at least one with at least one number each, got {dict(arms)!r}")
+    figure, axes = _figure(7.5, 1.5 + 0.55 * len(arms), right=0.93)
+    longest = max(map(len, arms))
+    figure.subplots_adjust(left=(0.3 + 0.075 * longest) / 7.5)
+    for row, runs in enumerate(arms.values()):
+        median = float(np.median(runs))
+        axes.plot([median, median], [row - 0.3, row + 0.3], color=RED, linewidth=2.5)
+        axes.plot(runs, np.full(len(runs), row), "o", color=BLUE, markersize=6, alpha=0.6, markeredgewidth=0)
+        axes.annotate(f"{median:.3g}", (1.0, row), xycoords=("axes fraction", "data"), xytext=(6, 0),
+                      textcoords="offset points", color=RED, va="center", fontsize=9)
+    if chance is not None:
+        axes.axvline(chance, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+        axes.annotate("chance", (chance, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -3),
+                      textcoords="offset points", color=INK, fontsize=9, va="top")
+    axes.set_yticks(range(len(arms)), list(arms))
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)
+    return _save(figure, path)
+
+
 # ---- dilations -------------------------------------------------------------------------------------------------------
 TREE_LAGS, TREE_LINES = 4096, 150_000  # more are cut off: they would be finer than any screen
 PIXELS = 128  # of an image's side: holes show only where each pixel does

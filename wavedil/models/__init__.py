@@ -5,10 +5,11 @@ Files name a model by its class; `load` finds it here.
 
 from wavedil.errors import CheckpointError
 from wavedil.layers import files
+from wavedil.models.clip_classifier import ClipClassifier, ClipClassifierConfig
 from wavedil.models.tcn import TCN, TCNConfig
 from wavedil.models.wavenet import WaveNet, WaveNetConfig
 
-MODELS = {model.__name__: model for model in (WaveNet, TCN)}
+MODELS = {model.__name__: model for model in (WaveNet, TCN, ClipClassifier)}
 
 
 def build(name, config, **options):
@@ -48,4 +49,14 @@ def load(path, **options):
     return _named(about.get("class")).from_file(tensors, about, path, **options)
 
 
-__all__ = ["MODELS", "TCN", "TCNConfig", "WaveNet", "WaveNetConfig", "build", "load"]
+__all__ = [
+    "MODELS",
+    "TCN",
+    "ClipClassifier",
+    "ClipClassifierConfig",
+    "TCNConfig",
+    "WaveNet",
+    "WaveNetConfig",
+    "build",
+    "load",
+]
