@@ -17,6 +17,7 @@ from wavedil.kernels.jit import inner, jit
 from wavedil.kernels.layout import read_rows, write_rows
 from wavedil.kernels.panels import (
     address,
+    beyond,
     down,
     move_memory,
     repeated,
@@ -147,6 +148,59 @@ def drop_rows(drop, key, view, rows, panels, channels, time, stride):
         _panel_drop(right(view, p), rows, first, stride * place, key[0], key[1], drop.threshold, drop.scale)
 
 
+# ---- convolutions without the taps that see only zeros ---------------------------------------------------------------
+# A panel of the output at a time, so that a product may begin at any tap of its weights.
+@inner
+def every(view, step):
+    """Each step-th row of a view."""
+    return strided_view(view.data, view.row * step, view.panel)
+
+
+@inner
+def first_tap(net, block, rows):
+    """The first tap of which so many rows from the beginning (or to the end) see more than the padding."""
+    return max(0, net.kernel - 1 - (rows - 1) // net.dilations[block])
+
+
+@inner
+def conv_relu(x, step, weights, P, d, K, first, rows, N, target, bias):
+    """target = relu(bias + sum_k x[t - (K-1-k) d] W_k) for each step-th row t of x; the sum is from a tap on."""
+    w = width_of(weights)
+    seen = left_taps(every(down(x, -(K - 1 - first) * d), step), P, d * w, K - first)
+    for p in range(N):
+        matrix = beyond(weights, ((p * K + first) * P) * w * w)
+        row_product_relu(seen, matrix, rows, 1, right(target, p), repeated(beyond(bias, p * w)))
+
+
+@inner
+def pull_mask(dy, weights, N, d, K, first, rows, P, target, sums):
+    """target = sum_k dy[t + (K-1-k) d] W_k^T where target > 0, else 0; sums += its column sums."""
+    w = width_of(weights)
+    seen = left_taps(down(dy, (K - 1 - first) * d), N, -d * w, K - first)
+    for p in range(P):
+        matrix, here = beyond(weights, ((p * K + first) * N) * w * w), right(target, p)
+        row_product_mask(seen, matrix, rows, 1, here, here, beyond(sums, p * w))
+
+
+@inner
+def pull_add(dy, weights, N, d, K, first, rows, P, target):
+    """target += sum_k dy[t + (K-1-k) d] W_k^T"""
+    w = width_of(weights)
+    seen = left_taps(down(dy, (K - 1 - first) * d), N, -d * w, K - first)
+    for p in range(P):
+        here = right(target, p)
+        row_product(seen, beyond(weights, ((p * K + first) * N) * w * w), rows, 1, here, here)
+
+
+@inner
+def weight_gradient(x, step, dy, P, d, K, first, rows, N, target):
+    """target_k += sum_t x[t - (K-1-k) d]^T dy[t], with each step-th row t of x"""
+    w = width_of(target)
+    seen = left_taps(every(down(x, -(K - 1 - first) * d), step), P, d * w, K - first)
+    for p in range(N):
+        column_product(seen, right(dy, p), rows, 1, beyond(target, ((p * K + first) * P) * w * w))
+
+
 # ---- one block -------------------------------------------------------------------------------------------------------
 @inner
 def rows_of(item, kind, block, row):
@@ -158,29 +212,23 @@ def rows_of(item, kind, block, row):
 
 
 @inner
-def every(view, step):
-    """Each step-th row of a view."""
-    return strided_view(view.data, view.row * step, view.panel)
-
-
-@inner
 def block_forward(net, item, drop, b, block, t, n, m, training):
     """n rows from t on; from them m rows of the output (as many, but for a block that leaves rows out)."""
-    weights, w, K = net.weights, width_of(address(net.weights, 0)), net.kernel
+    weights, K = net.weights, net.kernel
     P, N, d = net.panels[block], net.panels[block + 1], net.dilations[block]
-    past, step, at = (K - 1) * d, net.step[block], net.at[:, block]
+    step, at = net.step[block], net.at[:, block]
     x, a = rows_of(item, X, block, t), rows_of(item, A, block, t)
-    bias = repeated(address(weights, at[BIAS0]))
-    row_product_relu(left_taps(down(x, -past), P, d * w, K), address(weights, at[CONV0]), n, N, a, bias)
+    tap = first_tap(net, block, min(t + n, net.rows[block]))
+    conv_relu(x, 1, address(weights, at[CONV0]), P, d, K, tap, n, N, a, address(weights, at[BIAS0]))
     time = net.offset[block] + net.stride[block] * t
     if training and drop.threshold > 0:
         key = mask_key(drop.seed, drop.step, 2 * block, b)
         drop_rows(drop, key, a, n, N, net.channels[block + 1], time, net.stride[block])
     here = net.first[block] + step * (t // step)
-    a, x = every(rows_of(item, A, block, here - past), step), every(rows_of(item, X, block, here), step)
     z, out = rows_of(item, B, block, t // step), rows_of(item, X, block + 1, t // step)
-    bias = repeated(address(weights, at[BIAS1]))
-    row_product_relu(left_taps(a, N, d * w, K), address(weights, at[CONV1]), m, N, z, bias)
+    a = rows_of(item, A, block, here)
+    conv_relu(a, step, address(weights, at[CONV1]), N, d, K, tap, m, N, z, address(weights, at[BIAS1]))
+    x = every(rows_of(item, X, block, here), step)
     if training and drop.threshold > 0:
         key = mask_key(drop.seed, drop.step, 2 * block + 1, b)
         time = net.offset[block] + net.stride[block] * here
@@ -205,8 +253,9 @@ def block_backward(net, item, grads, drop, block, t, n, m, dh, dx, wants_input):
         _panel_masks(right(dh, p), right(out, p), right(z, p), m, drop.scale)
     add_column_sums(z, m, N, address(slab, at[BIAS1]))
     a, x = rows_of(item, A, block, t), rows_of(item, X, block, t)
-    seen = every(rows_of(item, A, block, here - past), step)
-    column_product(left_taps(seen, N, d * w, K), z, m, N, address(slab, at[CONV1]))
+    early = first_tap(net, block, min(t + n, net.rows[block]))
+    late = first_tap(net, block, net.rows[block] - t)
+    weight_gradient(rows_of(item, A, block, here), step, z, N, d, K, early, m, N, address(slab, at[CONV1]))
     same = every(rows_of(item, X, block, here), step)
     if at[SHORTCUT] >= 0:
         column_product(left_view(same, P), dh, m, N, address(slab, at[SHORTCUT]))
@@ -219,9 +268,8 @@ def block_backward(net, item, grads, drop, block, t, n, m, dh, dx, wants_input):
         zero_rows(later, height, N)
         for p in range(N):
             _panel_copy(right(z, p), right(every(down(later, here), step), p), net.rows[block + 1])
-    later = left_taps(down(later, past), N, -d * w, K)
-    row_product_mask(later, address(weights, at[CONV1_T]), n, N, a, a, address(slab, at[BIAS0]))
-    column_product(left_taps(down(x, -past), P, d * w, K), a, n, N, address(slab, at[CONV0]))
+    pull_mask(later, address(weights, at[CONV1_T]), N, d, K, late, n, N, a, address(slab, at[BIAS0]))
+    weight_gradient(x, 1, a, P, d, K, early, n, N, address(slab, at[CONV0]))
     if not wants_input:
         return False
     moved = step > 1 or at[SHORTCUT] >= 0
@@ -234,9 +282,7 @@ def block_backward(net, item, grads, drop, block, t, n, m, dh, dx, wants_input):
         else:
             for p in range(N):
                 _panel_copy(right(dh, p), right(target, p), net.rows[block + 1])
-    later = left_taps(down(a, past), N, -d * w, K)
-    target = dx if moved else dh
-    row_product(later, address(weights, at[CONV0_T]), n, P, target, target)
+    pull_add(a, address(weights, at[CONV0_T]), N, d, K, late, n, P, dx if moved else dh)
     return moved
 
 
