@@ -689,7 +689,8 @@ def stream(
     """Run a trained model online, block by block, and see whether it keeps up with real time.
 
     It listens to a file: out comes what it expected to hear (the mean of its prediction of each sample), and how many
-    bits each block took it by surprise. Without --in it speaks, live.
+    bits each block took it by surprise. Without --in it speaks, live. A TCN of audio is an effect: out comes what it
+    makes of the file.
     """
     with _errors():
         if source is None and not device:
@@ -698,11 +699,21 @@ def stream(
             raise typer.BadParameter("--seconds, --temperature and --seed are for speaking: leave them out with --in")
         if bits is not None and source is None:
             raise typer.BadParameter("--bits are about the file of --in")
-        index = _voice(run, speaker)
+        effect = _is_effect(run)
+        if effect and (source is None or speaker is not None or bits is not None):
+            raise typer.BadParameter("an effect needs a file, --in FILE, and has neither a --speaker nor --bits")
+        index = None if effect else _voice(run, speaker)
         if out is not None:
             _audio_file(out)
         _stream(Console(), run, source, out, block, index, bits, device, seconds,
                 SAMPLE_TEMPERATURE if temperature is None else temperature, seed or 0)
+
+
+def _is_effect(run):
+    from wavedil.layers import files
+
+    file = run / "model.safetensors"
+    return file.is_file() and files.read_metadata(file, "model").get("class") == "TCN"
 
 
 def _stream(console, run, source, out, block, speaker, bits, device, seconds, temperature, seed):
@@ -715,7 +726,9 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
     rate = model.config.sample_rate
     if source is not None:
         heard = _listen(console, source, rate)
-        stream, n = streaming.Predictor(model, speaker=speaker), len(heard)
+        effect = isinstance(model, wd.TCN)
+        stream = streaming.Effect(model) if effect else streaming.Predictor(model, speaker=speaker)
+        n = len(heard)
         blocks = stream.blocks(heard, block)
         what = f"listening to {source}: {n:,} samples, {n / rate:.2f} s"
     else:

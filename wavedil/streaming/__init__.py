@@ -9,7 +9,8 @@
 >>> meter.report().blocks
 16
 
-`Predictor` listens and says what it expects, `Generator` speaks; both work block by block and carry their state.
+`Predictor` listens and says what it expects, `Generator` speaks, `Effect` changes what it hears; all work block by
+block and carry their state.
 `Meter` takes their time, and says whether they would keep up with a live source and a live player. `Loudspeaker` is
 a real one. `budget` predicts all that from a quick measurement.
 """
@@ -17,6 +18,6 @@ a real one. `budget` predicts all that from a quick measurement.
 from wavedil.streaming.budget import Budget, budget
 from wavedil.streaming.clock import Clock, Meter, Report
 from wavedil.streaming.device import Loudspeaker
-from wavedil.streaming.online import Block, Generator, Predictor
+from wavedil.streaming.online import Block, Effect, Generator, Predictor
 
-__all__ = ["Block", "Budget", "Clock", "Generator", "Loudspeaker", "Meter", "Predictor", "Report", "budget"]
+__all__ = ["Block", "Budget", "Clock", "Effect", "Generator", "Loudspeaker", "Meter", "Predictor", "Report", "budget"]

@@ -168,6 +168,72 @@ class Generator:
             done += size
 
 
+class Effect:
+    """Runs audio through a TCN, block by block: sample t of the output knows the input up to t.
+
+    Parameters
+    ----------
+    model : TCN
+        With one input and one output for each sample, and a sample rate.
+    state : optional
+        From `model.init_stream`, `model.load_stream` or another effect, to go on with.
+
+    Attributes
+    ----------
+    state
+        As in `model.stream`.
+
+    Raises
+    ------
+    ConfigError
+        If the model is not one of audio.
+    """
+
+    def __init__(self, model, *, state=None):
+        c = model.config
+        sizes = [getattr(c, name, None) for name in ("inputs", "outputs", "classes", "sample_rate")]
+        if sizes[:3] != [1, 1, 0] or sizes[3] is None or c.loss in ("binary", "cross_entropy"):
+            raise ConfigError(
+                "streaming: an effect must have 1 input, 1 output, no classes, a sample rate and a loss of numbers, "
+                f"got {sizes} and {getattr(c, 'loss', None)!r}"
+            )
+        self._model, fresh = model, state is None
+        self.state = model.init_stream() if fresh else state
+        # Compiles and allocates: the first block does not wait for it.
+        model.stream(np.zeros((1, 1, 1), model.dtype), self.state if fresh else self.state.copy())
+        if fresh:
+            self.state.reset()
+
+    def process(self, x):
+        """The next block: any number of samples from 1 up.
+
+        Returns
+        -------
+        Block
+
+        Raises
+        ------
+        DataError
+            If x is empty, not 1-D or holds a NaN.
+        DivergedError
+            If the model's output is not finite; the message names the step.
+        """
+        x, time = _audio("process", x).astype(self._model.dtype), self.state.time
+        if not np.isfinite(x).all():
+            raise DataError(f"Effect.process: x must be finite, got {x[~np.isfinite(x)][0]}")
+        y = self._model.stream(x[None, :, None], self.state)[0, :, 0]
+        finite = np.isfinite(y)
+        if not finite.all():
+            raise DivergedError(f"stream: the output is not finite at step {time + int(finite.argmin())}")
+        return Block(y.astype(np.float32), None)
+
+    def blocks(self, x, block):
+        """Yield `process` of x in blocks of so many samples; the last one may be shorter."""
+        x = _audio("blocks", x)
+        for begin in range(0, len(x), block):
+            yield self.process(x[begin : begin + block])
+
+
 def _silence(model):
     c = model.config
     if c.codec != "mulaw" or c.classes != 256:
