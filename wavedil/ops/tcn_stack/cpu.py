@@ -14,8 +14,9 @@ backward  dh where X' > 0;  dz = dh where z > 0, in place of z                on
 ========  ==================================================================  ====================
 
 The input gradients *pull* from later rows, which the reverse order has finished. Taps that see only the padding before
-the first row, or rows beyond the last one, are left out: at 8 levels and 600 rows an eighth of all. If only the last row counts, block i
-holds the rows that are left, ``stride[i]`` apart, without gaps; there is one chunk, and it goes block by block.
+the first row, or rows beyond the last one, are left out: at 8 levels and 600 rows an eighth of all. If only the last
+row counts, block i holds the rows that are left, ``stride[i]`` apart, without gaps; there is one chunk, and it goes
+block by block.
 
 Items are dealt out to at most `GROUPS` tasks, by the batch's size alone. A task has its own buffers, which the next
 item uses again, and its own gradients, which are added in order: the bits do not depend on the number of threads.
