@@ -38,12 +38,12 @@ def test_it_writes_all_runs_and_does_none_twice(settings, monkeypatch):
     finetune.run(settings)
     about = json.loads((settings.out / "finetune.json").read_text())
     assert (settings.out / "finetune.png").read_bytes()[:4] == b"\x89PNG"
-    assert len(about["runs"]) == 1 + 4 * 2 + 4  # pretraining; two rates; the chosen ones with the other seed
+    assert len(about["runs"]) == 1 + 5 * 2 + 5  # pretraining; two rates; the chosen ones with the other seed
     assert set(about["rates"]) == set(about["seconds_per_step"]) == set(finetune.ARMS)
     for run in about["runs"].values():
         assert run["curve"][-1][0] == run["steps"] and run["best"] <= run["last"]
     steps = {run["arm"]: run["steps"] for run in about["runs"].values()}
-    assert steps["from scratch"] == 5 * steps["full"] == 10
+    assert steps["from scratch"] == steps["full, all steps"] == 5 * steps["full"] == 10
     lora = next(run for run in about["runs"].values() if run["arm"] == "LoRA")
     assert lora["trained"] < 0.3 * lora["parameters"] and lora["old"] > 0
     rows = {row["arm"]: row for row in about["judged"]}

@@ -290,9 +290,10 @@ def test_gradients_of_the_factors_are_those_of_the_loss():
     grads = values.like()
     grads.flat[:] = 0
     adapters.backward(values, g, grads, set(values))
-    adapters.backward(values, g, grads, {"b.weight.lora_a"})  # += and only what is named
+    twice = {"b.weight.lora_a", "a.conv.weight.lora_b"}
+    adapters.backward(values, g, grads, twice)  # += and only what is named
     for name, view in values.items():
-        times = 2 if name == "b.weight.lora_a" else 1
+        times = 2 if name in twice else 1
         for at in ((0, 0), (1, 1)):
             view[at] += 1e-3
             high = loss()
