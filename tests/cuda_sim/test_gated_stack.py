@@ -66,6 +66,33 @@ def test_what_is_launched_is_listed(monkeypatch):
     assert names and names <= {kernel.name for kernel in cuda.kernels("float64")}
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_trunk_alone(recompute):
+    arguments, settings = small("local")
+    params, condition, codes = arguments["params"], arguments["condition"], arguments["codes"][:, 1:]
+    expected, saved = gated_stack.forward(params, codes, **settings, condition=condition, backend="reference")
+    dskips = h.upstream(expected)
+    wanted = gated_stack.backward(dskips, saved)
+    trunk = {name: value for name, value in device.to_device(params).items() if not name.startswith("head.")}
+    on = {"condition": device.to_device(condition), **settings}
+    nothing, _ = gated_stack.forward(trunk, codes, **on, needs=())
+    skips, saved = gated_stack.forward(trunk, codes, **on, recompute=recompute)
+    for got in (nothing, skips):
+        h.assert_close(got.to_host(), expected, 1e-12)
+    grads = gated_stack.backward(device.to_device(dskips), saved)
+    h.assert_close(grads.condition.to_host(), wanted.condition, 1e-12)
+    for name in trunk:
+        h.assert_close(grads.params[name].to_host(), wanted.params[name], 1e-12, name)
+    with pytest.raises(ConfigError, match="used up"):
+        gated_stack.backward(device.to_device(dskips), saved)
+    state = gated_stack.init_state(device.to_device(params), len(codes), **settings, condition_channels=2)
+    parts = []
+    for i in range(codes.shape[1]):
+        now = device.to_device(condition[:, i : i + 1].copy())
+        parts.append(gated_stack.step_features(codes[:, i : i + 1], state, now).to_host())
+    h.assert_close(np.concatenate(parts, axis=1), expected, 1e-12)
+
+
 def test_loss_in_spans(monkeypatch):
     arguments, settings = small("local", time=5)
     expected = gated_stack.loss_and_grads(**arguments, **settings, backend="reference").loss

@@ -246,10 +246,11 @@ class WaveNet(Stored):
         codes : (B, T) array of ints in [0, classes)
         """
         condition = self._condition("features", codes, condition, speaker)
-        return gated_stack.forward(
+        skips, _ = gated_stack.forward(
             self.params, np.asarray(codes), dilations=self.config.dilations, condition=condition, needs=(),
             threads=self.threads,
-        )[0]  # fmt: skip
+        )  # fmt: skip
+        return host(skips)
 
     def forward_features(self, codes, *, condition=None, speaker=None, needs=None):
         """`features`, and what `backward_features` needs.
@@ -271,12 +272,13 @@ class WaveNet(Stored):
         condition = self._condition("forward_features", codes, condition, speaker)
         names, for_stack = self._trunk_needs("forward_features", needs)
         codes = np.asarray(codes)
-        out = np.empty((*codes.shape, self.config.skip_channels), self.dtype)
+        shape = (*codes.shape, self.config.skip_channels)
+        out = contract.empty(None, "skips", shape, self.dtype, self.params["input.embedding"])
         skips, saved = gated_stack.forward(
             self.params, codes, dilations=self.config.dilations, condition=condition, recompute=self.recompute,
             needs=for_stack, out=out, workspace=self._workspace, threads=self.threads,
         )  # fmt: skip
-        return skips, SavedFeatures(saved, names, None if speaker is None else np.array(speaker))
+        return host(skips), SavedFeatures(saved, names, None if speaker is None else np.array(speaker))
 
     def backward_features(self, dskips, saved, into=None, needs=None):
         """Gradients of the trunk's parameters, given that of the features.
@@ -304,8 +306,11 @@ class WaveNet(Stored):
             if name not in saved.needs:
                 raise ConfigError(f"WaveNet.{where}: needs must be some of those of forward_features, got {name!r}")
         grads, for_stack = self._grads(where, into, names)
+        dskips = np.asarray(dskips)
+        if self.device != "cpu":
+            dskips = self.params.flat.engine.array(dskips)
         result = gated_stack.backward(
-            np.asarray(dskips), saved.stack, into=grads, needs=for_stack, threads=self.threads
+            dskips, saved.stack, into=grads, needs=for_stack, threads=self.threads
         )  # fmt: skip
         self._add_speakers(grads, saved.speaker, result.condition)
         return grads

@@ -203,8 +203,6 @@ def forward(params, codes, *, dilations, condition=None, recompute=False, needs=
     needs = _needs(where, needs, params, condition)
     shape, dtype = (*codes.shape, params["blocks.0.skip.bias"].size), params["input.embedding"].dtype
     module = contract.backend(where, backend, params["input.embedding"], **params, condition=condition)
-    if not hasattr(module, "forward"):
-        raise ConfigError(f"{where}: backend must be 'cpu' or 'reference' (the trunk alone is not on CUDA), got 'cuda'")
     out = contract.output(where, "out", out, shape, dtype, workspace, [*params.items(), ("condition", condition)])
     kept = module.forward(
         params, codes, out, dilations=dilations, condition=condition, recompute=bool(recompute), needs=needs,
@@ -243,6 +241,7 @@ def backward(dskips, saved, *, into=None, needs=None, threads=None):
         raise ConfigError(f"{where}: saved must be of the latest forward, for one backward, got one that is used up")
     dtype = saved.params["input.embedding"].dtype
     dskips = contract.floats(where, "dskips", dskips, saved.shape, dtype, like="the skip sum")
+    contract.same_place(where, "dskips", dskips, saved.params["input.embedding"])
     given, needs = needs, saved.needs if needs is None else _needs(where, needs, saved.params, saved.condition)
     for name in needs - saved.needs:
         raise ConfigError(f"{where}: needs must be some of those of forward, got {given!r} with {name!r}")
@@ -323,9 +322,8 @@ def step_features(codes, state, condition=None, *, out=None):
     """
     where = "gated_stack.step_features"
     codes, condition = _check_step(where, codes, state, condition)
-    if not hasattr(state, "skip_channels"):
-        raise ConfigError(f"{where}: state must be of the CPU (the trunk alone is not on CUDA), got one of a device")
-    out = contract.output(where, "out", out, (*codes.shape, state.skip_channels), state.dtype, None)
+    like = [("the state", getattr(state, "like", None))]
+    out = contract.output(where, "out", out, (*codes.shape, state.skip_channels), state.dtype, None, like)
     state.step(codes, condition, out, head=False)
     return out
 

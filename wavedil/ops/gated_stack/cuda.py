@@ -31,7 +31,8 @@ class _Sizes:
         self.classes, self.channels = params["input.embedding"].shape
         self.taps, _, self.wide = params["blocks.0.conv.weight"].shape
         self.half = self.wide // 2
-        self.skips, self.end = params["head.0.weight"].shape
+        self.skips = params["blocks.0.skip.weight"].shape[1]
+        self.end = params["head.0.weight"].shape[1] if "head.0.weight" in params else 0  # else the trunk alone
         self.dtype, self.engine = params["input.embedding"].dtype, params["input.embedding"].engine
         self.dilations, self.blocks = tuple(dilations), len(dilations)
 
@@ -73,8 +74,7 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
 
 def _train(sizes, params, codes, weights, into, condition, workspace, recompute, needs_condition):
     """``into`` has only what is needed."""
-    engine, dtype, (batch, time) = sizes.engine, sizes.dtype, weights.shape
-    make, last = scratch(workspace, engine), sizes.blocks - 1
+    engine, make = sizes.engine, scratch(workspace, sizes.engine)
     codes = codes.to_host() if hasattr(codes, "to_host") else codes
     inputs, targets = (
         stage(workspace, engine, name, np.ascontiguousarray(part, np.int64))
@@ -82,34 +82,65 @@ def _train(sizes, params, codes, weights, into, condition, workspace, recompute,
     )
     shares = stage(workspace, engine, "weights", weights)
     scale = 1 / weights.sum(dtype=np.float64)
-    h = make("h", (sizes.blocks, batch, time, sizes.channels), dtype)
-    gate = (1 if recompute else sizes.blocks, batch, time, sizes.half)
-    tanh, sigmoid = make("tanh", gate, dtype), make("sigmoid", gate, dtype)
-    skip, dskip = (make(name, (batch, time, sizes.skips), dtype) for name in ("skip", "dskip"))
-
-    def kept(i):
-        return h[i], tanh[0 if recompute else i], sigmoid[0 if recompute else i]
-
-    embedding_forward(h[0], inputs, params["input.embedding"])
-    for i, dilation in enumerate(sizes.dilations):
-        conv, conv_bias, residual, residual_bias, out, out_bias, by_condition = _block(params, i)
-        x, t, s = kept(i)
-        gates(make, t, s, x, conv, conv_bias, condition, by_condition, -sizes.past(i), dilation)
-        if i < last:
-            mix(h[i + 1], x, t, s, residual, residual_bias)
-        mix(skip, skip if i else None, t, s, out, out_bias)
-
+    skip, dskip = (make(name, (*weights.shape, sizes.skips), sizes.dtype) for name in ("skip", "dskip"))
+    kept = _trunk(sizes, params, inputs, condition, make, skip, recompute)
     loss = _head(sizes, params, into, make, skip, dskip, targets, shares, scale)
+    dcondition = _trunk_back(kept, into, dskip, needs_condition)
+    return float(loss.to_host()[0] * scale), dcondition
 
-    dpre, dh = make("dpre", (batch, time, sizes.wide), dtype), make("dh", (batch, time, sizes.channels), dtype)
-    dcondition = engine.zeros(condition.shape, dtype) if needs_condition else None
-    dcondition_of_block = make("dcondition", condition.shape, dtype) if needs_condition else None
-    lowest = 0 if needs_condition or "input.embedding" in into else _lowest(into, sizes.blocks)
+
+class _Kept:
+    """What backward needs of the blocks."""
+
+    def __init__(self, sizes, params, inputs, condition, make, recompute, keeps=True):
+        self.sizes, self.params, self.inputs, self.condition = sizes, params, inputs, condition
+        self.make, self.recompute, self.keeps, self.fresh = make, recompute, keeps, True
+        rows = inputs.shape
+        self.h = make("h", (sizes.blocks if keeps else 2, *rows, sizes.channels), sizes.dtype)
+        gate = (sizes.blocks if keeps and not recompute else 1, *rows, sizes.half)
+        self.tanh, self.sigmoid = make("tanh", gate, sizes.dtype), make("sigmoid", gate, sizes.dtype)
+
+    def block(self, i):
+        """A block's input, tanh and sigmoid."""
+        gate = i % len(self.tanh)
+        return self.h[i % len(self.h)], self.tanh[gate], self.sigmoid[gate]
+
+    def gates(self, i):
+        """tanh =, sigmoid ="""
+        conv, conv_bias, *_, by_condition = _block(self.params, i)
+        dilation, past = self.sizes.dilations[i], self.sizes.past(i)
+        x, t, s = self.block(i)
+        gates(self.make, t, s, x, conv, conv_bias, self.condition, by_condition, -past, dilation)
+
+
+def _trunk(sizes, params, inputs, condition, make, skip, recompute, keeps=True):
+    """skip = the sum of the blocks' skip outputs; returns what backward needs."""
+    kept = _Kept(sizes, params, inputs, condition, make, recompute, keeps)
+    embedding_forward(kept.h[0], inputs, params["input.embedding"])
+    for i in range(sizes.blocks):
+        _, _, residual, residual_bias, out, out_bias, _ = _block(params, i)
+        kept.gates(i)
+        x, t, s = kept.block(i)
+        if i < sizes.blocks - 1:
+            mix(kept.block(i + 1)[0], x, t, s, residual, residual_bias)
+        mix(skip, skip if i else None, t, s, out, out_bias)
+    return kept
+
+
+def _trunk_back(kept, into, dskip, needs_condition):
+    """The gradients of the blocks and the embedding +=; returns that of the condition."""
+    sizes, make, condition = kept.sizes, kept.make, kept.condition
+    rows, last = kept.inputs.shape, sizes.blocks - 1
+    dpre, dh = make("dpre", (*rows, sizes.wide), sizes.dtype), make("dh", (*rows, sizes.channels), sizes.dtype)
+    dcondition = sizes.engine.zeros(condition.shape, sizes.dtype) if needs_condition else None
+    dcondition_of_block = make("dcondition", condition.shape, sizes.dtype) if needs_condition else None
+    table = into.get("input.embedding")
+    lowest = 0 if needs_condition or table is not None else _lowest(into, sizes.blocks)
     for i in reversed(range(lowest, sizes.blocks)):
-        conv, conv_bias, residual, _, out, _, by_condition = _block(params, i)
-        (x, t, s), dilation = kept(i), sizes.dilations[i]
-        if recompute and i < last:  # those of the last block are still there
-            gates(make, t, s, x, conv, conv_bias, condition, by_condition, -sizes.past(i), dilation)
+        if kept.recompute and i < last:  # those of the last block are still there
+            kept.gates(i)
+        conv, _, residual, _, out, _, by_condition = _block(kept.params, i)
+        (x, t, s), dilation = kept.block(i), sizes.dilations[i]
         dh_out = dh if i < last else None  # the last block's residual reaches no output
         gates_back(dpre, dh_out, dskip, t, s, residual, out)
         d_conv, d_conv_bias, d_residual, d_residual_bias, d_out, d_out_bias, d_by_condition = _block(into, i)
@@ -124,11 +155,34 @@ def _train(sizes, params, codes, weights, into, condition, workspace, recompute,
         cuda_tiles.columns(make, d_out, d_out_bias, t, dskip, a2=s, left="product")
         if dh_out is not None:
             cuda_tiles.columns(make, d_residual, d_residual_bias, t, dh, a2=s, left="product")
-        if i > lowest or "input.embedding" in into:
+        if i > lowest or table is not None:
             input_gradient(dh, dpre, dh_out, conv, dilation)
-    rows, table = dh.reshape(1, batch * time, sizes.channels), into.get("input.embedding")
-    cuda_tiles.columns(make, table, None, None, rows, codes=inputs, inputs=sizes.classes, left="one_hot")
-    return float(loss.to_host()[0] * scale), dcondition
+    flat = dh.reshape(1, -1, sizes.channels)
+    cuda_tiles.columns(make, table, None, None, flat, codes=kept.inputs, inputs=sizes.classes, left="one_hot")
+    return dcondition
+
+
+def forward(params, codes, out, *, dilations, condition, workspace, threads, recompute, needs):
+    """Backend of the contract: fills the skip sum, returns what backward needs."""
+    sizes, workspace = _Sizes(params, dilations), workspace or Workspace()
+    plain = scratch(workspace, sizes.engine)
+
+    def make(name, shape, dtype):
+        return plain(("trunk", name), shape, dtype)  # apart from what loss_and_grads uses
+
+    codes = codes.to_host() if hasattr(codes, "to_host") else codes
+    inputs = sizes.engine.array(np.ascontiguousarray(codes, np.int64))
+    key = (sizes.engine.name, "trunk")
+    if (before := workspace.held(key)) is not None:
+        before.fresh = False  # its arrays are overwritten
+    return workspace.hold(key, _trunk(sizes, params, inputs, condition, make, out, recompute, bool(needs)))
+
+
+def backward(dskips, kept, into, *, needs, threads):
+    """Backend of the contract: returns the gradient of the condition. All others are +=."""
+    kept.fresh = False
+    into = {name: cuda_device.array(into[name]) for name in kept.params if name in needs}
+    return _trunk_back(kept, into, dskips, "condition" in needs) if needs else None
 
 
 def _lowest(into, blocks):
@@ -178,7 +232,7 @@ class Stream:
     def __init__(self, params, batch, *, dilations, condition_channels):
         self.sizes = sizes = _Sizes(params, dilations)
         self.batch, self.condition_channels, self.time = batch, condition_channels, 0
-        self.classes, self.dtype = sizes.classes, sizes.dtype
+        self.classes, self.dtype, self.skip_channels = sizes.classes, sizes.dtype, sizes.skips
         self._keep(params)
         self._cut(sizes.engine.zeros(max(1, sum(self._ring_sizes())), self.dtype))
         self._workspace = Workspace()
@@ -246,7 +300,7 @@ class Stream:
                 ring.set(np.roll(np.asarray(part, self.dtype), time % ring.shape[1], axis=1))
 
     def _advance(self, codes, condition):
-        """The head's input relu(head.0(relu(skip sum))) before its ReLU, (1, rows, E), of some more codes."""
+        """The skip sum of some more codes, (B, n, S)."""
         sizes, params, make = self.sizes, self.params, scratch(self._workspace, self.sizes.engine)
         rows = (self.batch, codes.shape[1])
         held = stage(self._workspace, sizes.engine, "codes", np.ascontiguousarray(codes, np.int64))
@@ -268,21 +322,24 @@ class Stream:
             mix(skip, skip if i else None, tanh, sigmoid, out, out_bias)
             h, h_next = h_next, h
         self.time += rows[1]
-        end = make("end", (1, rows[0] * rows[1], sizes.end), self.dtype)
-        cuda_tiles.rows(
-            end, skip.reshape(1, -1, sizes.skips), params["head.0.weight"], bias=params["head.0.bias"], left="relu"
-        )  # fmt: skip
-        return end
+        return skip
 
-    def _logits(self, logits, end):
-        cuda_tiles.rows(
-            logits, end, self.params["head.1.weight"], bias=self.params["head.1.bias"], left="relu"
-        )  # fmt: skip
+    def _logits(self, logits, skip):
+        """logits (1, rows, Q) = the head of the skip sum"""
+        sizes, p = self.sizes, self.params
+        skip = skip.reshape(1, -1, sizes.skips)
+        end = scratch(self._workspace, sizes.engine)("end", (1, skip.shape[1], sizes.end), self.dtype)
+        cuda_tiles.rows(end, skip, p["head.0.weight"], bias=p["head.0.bias"], left="relu")
+        cuda_tiles.rows(logits, end, p["head.1.weight"], bias=p["head.1.bias"], left="relu")
 
-    def step(self, codes, condition, out):
-        """Fill the logits that follow each of some codes, (batch, n)."""
+    def step(self, codes, condition, out, head=True):
+        """Fill the logits that follow each of some codes, (batch, n), or without the head their skip sums."""
         codes = codes.to_host() if hasattr(codes, "to_host") else codes
-        self._logits(out.reshape(1, -1, self.classes), self._advance(codes, condition))
+        skip = self._advance(codes, condition)
+        if head:
+            self._logits(out.reshape(1, -1, self.classes), skip)
+        else:
+            out.set(skip)
 
     def loss(self, codes, weights, condition):
         """Sum over the streams of weight * nats of codes[:, 1:]."""
@@ -294,12 +351,12 @@ class Stream:
             local = condition
             if condition is not None and condition.ndim == 3:
                 local = engine.array(condition.to_host()[:, begin:end])
-            last = self._advance(codes[:, begin:end], local)
-            logits = make("logits", (1, last.shape[1], self.classes), self.dtype)
-            self._logits(logits, last)
+            rows = self.batch * (end - begin)
+            logits = make("logits", (1, rows, self.classes), self.dtype)
+            self._logits(logits, self._advance(codes[:, begin:end], local))
             targets = stage(self._workspace, engine, "targets", codes[:, begin + 1 : end + 1].astype(np.int64))
             shares = stage(self._workspace, engine, "weights", np.ascontiguousarray(weights[:, begin:end]))
-            nats = make("nats", (last.shape[1],), np.float64)
+            nats = make("nats", (rows,), np.float64)
             rows_loss(nats, logits, targets, shares, 0, 0.0)
             cuda_rows.total(sums.part(i, i + 1), nats)
         return float(sums.to_host().sum())

@@ -147,7 +147,7 @@ def forward(
             f"{where}: x must have at least {contract.spell(least)} positions for padding {padding!r}, kernel "
             f"{contract.spell(depth.shape[:-2])} and dilation {contract.spell(dilation)}, got {x.shape[1:-1]}"
         )
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, depth=depth, point=point, b=b)
     inputs = [("x", x), ("depth", depth), ("point", point), ("b", b)]
     y = contract.output(where, "out", out, (x.shape[0], *size, point.shape[1]), x.dtype, workspace, inputs)
     kernels.forward(y, x, depth, point, b, dilation, pads, workspace=workspace, threads=threads)
@@ -192,7 +192,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     kernels = contract.backend(where, backend, dy)
     bias = point.shape[1:] if saved.bias else None
     shapes = {"x": x.shape, "depth": depth.shape, "point": point.shape, "b": bias}
-    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace)
+    grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
     return grads.finish()
 
@@ -214,7 +214,8 @@ def init_state(batch, depth, *, dilation=1):
     where = "separable.init_state"
     batch, dilation = contract.whole(where, "batch", batch), contract.whole(where, "dilation", dilation)
     depth = contract.floats(where, "depth", depth, ("K", 1, "C"))
-    return State(np.zeros((batch, (depth.shape[0] - 1) * dilation, depth.shape[2]), depth.dtype), np.zeros(1, np.int64))
+    history = (batch, (depth.shape[0] - 1) * dilation, depth.shape[2])
+    return State(contract.zeros(history, depth.dtype, depth), np.zeros(1, np.int64))
 
 
 def step(x, state, depth, point, b=None, *, dilation=1, out=None, workspace=None, backend=None):
@@ -242,9 +243,10 @@ def step(x, state, depth, point, b=None, *, dilation=1, out=None, workspace=None
     where = "separable.step"
     depth = contract.floats(where, "depth", depth, ("K", 1, "C"))
     x, depth, point, b, dilation = _check(where, x, depth, point, b, dilation)
-    contract.target(where, "state.history", state.history, (x.shape[0], *_spans(depth, dilation), x.shape[2]), x.dtype)
+    history = (x.shape[0], *_spans(depth, dilation), x.shape[2])
+    contract.target(where, "state.history", state.history, history, x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
-    kernels = contract.backend(where, backend, x)
+    kernels = contract.backend(where, backend, x, depth=depth, point=point, b=b)
     inputs = [("x", x), ("depth", depth), ("point", point), ("b", b)]
     y = contract.output(where, "out", out, (*x.shape[:2], point.shape[1]), x.dtype, workspace, inputs)
     kernels.step(y, state, x, depth, point, b, dilation, workspace=workspace)
