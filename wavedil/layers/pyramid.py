@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wavedil.errors import ConfigError, ShapeError
+from wavedil.layers.means import mean_gradient, mean_of_all, running_mean
 from wavedil.layers.parameters import Parameters
 from wavedil.ops import contract, conv1d, conv2d
 
@@ -150,7 +151,7 @@ def forward(x, params, *, rates, padding="same", activation="relu", backend=None
     for i, rate in enumerate(rates):
         weights = params[f"rates.{i}.weight"], params[f"rates.{i}.bias"]
         found.append(_conv(x).forward(x, *weights, dilation=rate, padding=padding, **options))
-    mean = _running_mean(x, np.zeros((x.shape[0], x.shape[-1])), 0) if causal else _mean(x)
+    mean = running_mean(x, np.zeros((x.shape[0], x.shape[-1])), 0) if causal else mean_of_all(x)
     found.append(_point(mean, params, "pool", options))
     y, features, project = _mix([y for y, _ in found], x, params, activation, options)
     return y, Saved(x, causal, activation, tuple(saved for _, saved in found), features, project)
@@ -217,7 +218,7 @@ def backward(dy, saved, *, into=None, backend=None, threads=None):
             found = conv1d.backward(np.ascontiguousarray(d_branch).reshape(x.shape[0], -1, width), branch, **options)
         else:
             found = _conv(x).backward(np.ascontiguousarray(d_branch), branch, **options)
-        dx += _mean_gradient(found.x, x, saved.causal) if name == "pool" else found.x.reshape(x.shape)
+        dx += mean_gradient(found.x, x, saved.causal) if name == "pool" else found.x.reshape(x.shape)
         keep(name, found)
     keep("project", mixed)
     return dx, grads
@@ -282,7 +283,7 @@ def step(x, state, params, *, rates, activation="relu", backend=None):
     for i, rate in enumerate(rates):
         weights = params[f"rates.{i}.weight"], params[f"rates.{i}.bias"]
         found.append(_conv(x).step(x, state.rates[i], *weights, dilation=rate, backend=backend))
-    found.append(_point(_running_mean(x, state.total, int(state.count[0])), params, "pool", options)[0])
+    found.append(_point(running_mean(x, state.total, int(state.count[0])), params, "pool", options)[0])
     state.count[0] += x.shape[1]
     return _mix(found, x, params, activation, options)[0]
 
@@ -311,32 +312,6 @@ def _mix(found, x, params, activation, options):
         np.maximum(features, 0, out=features)
     y, project = _point(features, params, "project", options)
     return y.reshape(*x.shape[:-1], y.shape[-1]), features, project
-
-
-def _mean(x):
-    """(B, 1, C)"""
-    return x.mean(tuple(range(1, x.ndim - 1)), dtype=np.float64).astype(x.dtype)[:, None]
-
-
-def _running_mean(x, total, count):
-    """(B, T, C), the mean of all rows so far; the total moves on. Sums are in float64, one row after the other."""
-    rows = x.astype(np.float64) if x.ndim == 3 else x.mean(2, dtype=np.float64)
-    sums = np.cumsum(np.concatenate([total[:, None], rows], axis=1), axis=1)[:, 1:]
-    total[...] = sums[:, -1]
-    return (sums / np.arange(count + 1, count + 1 + rows.shape[1])[:, None]).astype(x.dtype)
-
-
-def _mean_gradient(d_mean, x, causal):
-    """The gradient of x, given that of its mean or running mean."""
-    time = x.shape[1]
-    if causal:  # row s is part of the means of all rows from s on
-        shares = d_mean.astype(np.float64) / np.arange(1, time + 1)[:, None]
-        d_rows = np.cumsum(shares[:, ::-1], axis=1)[:, ::-1]
-    else:
-        d_rows = d_mean.astype(np.float64) / time
-    if x.ndim == 4:
-        d_rows = d_rows[:, :, None] / x.shape[2]
-    return d_rows.astype(x.dtype)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
