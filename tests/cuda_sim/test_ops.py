@@ -27,6 +27,7 @@ SMALL = {
     "pooling": ("one-sample", "one-row"),
     "conv2d": ("one-pixel", "image-below-dilation"),
     "separable": ("one-sample", "time-below-dilation"),
+    "attention": ("one-sample", "window-2"),
 }  # fmt: skip
 CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() if f not in ops.NOT_YET_ON_CUDA for name in names]
 DTYPES = ("float32", "float64")

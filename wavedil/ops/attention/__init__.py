@@ -61,7 +61,7 @@ def forward(x, *, heads, window, out=None, workspace=None, backend=None, threads
         Where to write ``y``.
     workspace : Workspace, optional
         Owns all arrays that are needed, ``y`` included, until its next forward.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
         None goes by the type of ``x``.
     threads : int, optional
         Changes the time taken and no bit of the result.
@@ -98,7 +98,7 @@ def forward(x, *, heads, window, out=None, workspace=None, backend=None, threads
     kernels = contract.backend(where, backend, x)
     (batch, time, wide), dtype = x.shape, x.dtype
     y = contract.output(where, "out", out, (batch, time, wide // 3), dtype, workspace, [("x", x)])
-    total = contract.empty(workspace, f"{where}.total", (batch, heads, time), dtype)
+    total = contract.empty(workspace, f"{where}.total", (batch, heads, time), dtype, x)
     kernels.forward(y, total, x, heads, window, workspace=workspace, threads=threads)
     return y, Saved(x, y, total, heads, window)
 

@@ -535,17 +535,17 @@ def forward(params, codes, out, *, dilations, condition, workspace, threads, rec
     return window
 
 
-def backward(dskips, window, into, *, needs, threads):
+def backward(dskips, kept, into, *, needs, threads):
     """Backend of the contract: returns the gradient of the condition."""
-    window.use_up(threads)
-    gradients = window.stack.gradients(window.batch, needs)
+    kept.use_up(threads)
+    gradients = kept.stack.gradients(kept.batch, needs)
     tasks = {}
-    for b in range(window.batch):
-        item = window.item(b, 0, window.layout, window.position, window.conditions[b])
+    for b in range(kept.batch):
+        item = kept.item(b, 0, kept.layout, kept.position, kept.conditions[b])
         grads = gradients._replace(slab=gradients.slab[b])
-        tasks["dskips", b] = ([], skip_sum_backward, window.net, item, grads, unlocked(dskips[b]))
-    pool.run_graph(tasks | window.backward_tasks(gradients, needs), window.threads)
-    return window.finish(gradients, into, needs)
+        tasks["dskips", b] = ([], skip_sum_backward, kept.net, item, grads, unlocked(dskips[b]))
+    pool.run_graph(tasks | kept.backward_tasks(gradients, needs), kept.threads)
+    return kept.finish(gradients, into, needs)
 
 
 class Stream:
