@@ -47,7 +47,7 @@ def adding(length, seed, threads):
         "model": wd.TCN(config, seed=seed, threads=threads),
         "data": Adding(length),
         "options": {"optimizer": wd.Adam(4e-3), "batch": 32, "clip": 0.5},
-        "steps": 6000,
+        "steps": 12000 if length > 300 else 6000,
         "measure": lambda model: {"test MSE": float(np.mean((model.predict(test[0]) - test[1]) ** 2))},
     }
 
