@@ -4,7 +4,7 @@ A WaveNet first learns to predict the samples of one voice, without any label. I
 each language, which language a clip is in: frozen (only the layer on top learns) and fine-tuned. The same network with
 initial weights gets the same clips. Each is tried with several draws of the five clips.
 
-    python examples/get_speech.py speech           # five languages, one voice each
+    python examples/get_speech.py                  # speech/: five languages, one voice each
     python examples/language_id.py speech          # some minutes
     python examples/language_id.py                 # the bundled speech: Italian and Russian
 
@@ -20,10 +20,11 @@ import wavedil as wd
 from wavedil import report
 from wavedil.audio import LabelledClips, augment
 
+HEAD = {"head.*": 5.0}  # factors on the learning rate
 ARMS = {
-    "from scratch": None,
-    "pretrained, frozen": wd.FineTune(freeze=["input.*", "blocks.*"]),
-    "pretrained, fine-tuned": wd.FineTune(lr_scale={"input.*": 0.1, "blocks.*": 0.1}),
+    "from scratch": wd.FineTune(lr_scale=HEAD),
+    "pretrained, frozen": wd.FineTune(freeze=["input.*", "blocks.*"], lr_scale=HEAD),
+    "pretrained, fine-tuned": wd.FineTune(lr_scale=HEAD | {"input.*": 0.1, "blocks.*": 0.1}),
 }
 CHANGES = [augment.Gain(-6, 6), augment.Noise(20, 40)]
 
@@ -49,7 +50,7 @@ def pretrain(folder, bundled, blocks, steps):
 def classify(trunk, recipe, data, seed, steps):
     """A classifier that has learned from the training clips."""
     model = wd.ClipClassifier(trunk, data.labels, pooling="statistics", seed=seed).calibrate(data.train_clips())
-    wd.Trainer(model, data, optimizer=wd.AdamW(1e-2), schedule=wd.schedules.cosine(steps), batch=8, window=6000,
+    wd.Trainer(model, data, optimizer=wd.AdamW(1e-2), schedule=wd.schedules.cosine(steps), batch=8, window=8000,
                seed=seed, finetune=recipe).fit(steps=steps)  # fmt: skip
     return model
 
@@ -58,10 +59,11 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("speech", nargs="?", help="a folder with a folder for each language; default: the bundle")
     parser.add_argument("--shots", type=int, default=5, help="training clips of each language")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60, help="of each classifier")
+    parser.add_argument("--seeds", type=int, default=5, help="draws of these clips")
+    parser.add_argument("--steps", type=int, default=40, help="of each classifier")
     parser.add_argument("--pretrain-steps", type=int, default=1500)
     parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--trunk", help="a model.safetensors to take instead of pretraining")
     parser.add_argument("--out", default="language_id", help="where pictures go, without .png")
     options = parser.parse_args(arguments)
 
@@ -75,7 +77,10 @@ def main(arguments=None):
     print(f"{len(data.labels)} languages: {', '.join(data.labels)}; {options.shots} clips of each to learn from, "
           f"{len(held)} to judge by", flush=True)  # fmt: skip
 
-    trunk = pretrain(folder, not options.speech, options.blocks, options.pretrain_steps)
+    if options.trunk:
+        trunk = wd.load(options.trunk)
+    else:
+        trunk = pretrain(folder, not options.speech, options.blocks, options.pretrain_steps)
     accuracy, seconds, confusion = {}, {}, {}
     for arm, recipe in ARMS.items():
         begin, accuracy[arm], confusion[arm] = time.perf_counter(), [], 0

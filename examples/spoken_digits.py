@@ -4,7 +4,7 @@ There is one take of each digit and speaker, so a classifier learns from a handf
 speaker is left out in turn: the trunk (a WaveNet that predicts the samples of the other speakers' speech, no labels)
 and the classifier on it know nothing of the voice that they are judged by.
 
-    python examples/get_speech.py speech           # five languages, one voice each
+    python examples/get_speech.py                  # speech/: five languages, one voice each
     python examples/spoken_digits.py speech        # some minutes
     python examples/spoken_digits.py               # the bundled speech: an Italian and a Russian voice
 
@@ -28,7 +28,7 @@ CHANGES = [augment.Speed(0.85, 1.15), augment.TimeShift(0.05), augment.Gain(-6, 
 def digit(path):
     """"3" for SPEAKER/digits/3.wav, None for all else."""
     folders, name = path.split("/")[:-1], path.rsplit("/", 1)[-1].split(".")[0]
-    return name if len(folders) == 2 and folders[1] == "digits" and name in "0123456789" else None
+    return name if len(folders) == 2 and folders[1] == "digits" and name in set("0123456789") else None
 
 
 def train(data, speech, blocks, steps, pretrain_steps):
@@ -37,8 +37,8 @@ def train(data, speech, blocks, steps, pretrain_steps):
     wd.Trainer(trunk, speech, optimizer=wd.AdamW(8e-3), schedule=wd.schedules.cosine(pretrain_steps), batch=2,
                window=4096).fit(steps=pretrain_steps)  # fmt: skip
     model = wd.ClipClassifier(trunk, data.labels, pooling="attentive").calibrate(data.train_clips())
-    trainer = wd.Trainer(model, data, optimizer=wd.AdamW(5e-3), schedule=wd.schedules.cosine(steps), batch=8,
-                         window=6000)  # fmt: skip
+    trainer = wd.Trainer(model, data, optimizer=wd.AdamW(2e-3), schedule=wd.schedules.cosine(steps), batch=8,
+                         window=5000, finetune=wd.FineTune(lr_scale={"head.*": 10.0}))  # fmt: skip
     losses = []
     trainer.fit(steps=steps, on_step=lambda progress: losses.append(progress.loss_bits))
     return model, float(np.mean(losses[-10:]))
@@ -47,8 +47,8 @@ def train(data, speech, blocks, steps, pretrain_steps):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("speech", nargs="?", help="a folder with a folder for each speaker; default: the bundle")
-    parser.add_argument("--steps", type=int, default=150, help="of each classifier")
-    parser.add_argument("--pretrain-steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=80, help="of each classifier")
+    parser.add_argument("--pretrain-steps", type=int, default=300)
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--out", default="spoken_digits", help="where the picture goes, without .png")
     options = parser.parse_args(arguments)
