@@ -43,7 +43,6 @@ Every kind is one LLVM function in the module that calls it, so a kernel that us
 """
 
 from collections import namedtuple
-from contextlib import contextmanager
 
 from llvmlite import ir
 from numba import types
@@ -407,24 +406,41 @@ def column_product(typing, left, b, rows, panels, target):
 DEEP = 4 if host.register_bytes() < 64 else 8  # rows of a tile of the depthwise products
 
 
-def _depthwise(e, left, panels):
+class _Taps:
     """How the taps of a depthwise product lie.
 
     The panels of ``left`` are ``panels`` panels of channels for each row of taps: panel p of tap (k, m) is its panel
-    ``m panels + p``. ``loops(p)`` runs over all (k, m) and yields the offsets of A and of the taps' weights.
+    ``m panels + p``.
     """
-    builder = e.builder
-    _, _, panel, all_panels, tap, taps = left
-    deep = builder.sdiv(all_panels, panels)
 
-    @contextmanager
-    def loops(p):
-        with e.loop(taps) as k, e.loop(deep) as m:
-            a = builder.add(builder.mul(k, tap), builder.mul(builder.add(builder.mul(m, panels), p), panel))
-            inner = builder.add(builder.mul(builder.add(builder.mul(p, taps), k), deep), m)
-            yield a, builder.mul(inner, index(e.width))
+    def __init__(self, e, left, panels):
+        self.e, self.panels, self.left = e, panels, left
+        self.taps, self.deep = left[5], e.builder.sdiv(left[3], panels)
 
-    return loops
+    def offsets(self, p, k, m):
+        """Where a tap of panel p lies in the left operand, and its weights."""
+        b = self.e.builder
+        a = b.add(b.mul(k, self.left[4]), b.mul(b.add(b.mul(m, self.panels), p), self.left[2]))
+        inner = b.add(b.mul(b.add(b.mul(p, self.taps), k), self.deep), m)
+        return a, b.mul(inner, index(self.e.width))
+
+    def each(self, p, body):
+        """``body(*offsets)`` for every tap. One or three rows of taps, the usual ones, need no loop over them."""
+        builder = self.e.builder
+
+        def unrolled(deep):
+            with self.e.loop(self.taps) as k:
+                for m in range(deep):
+                    body(*self.offsets(p, k, index(m)))
+
+        with builder.if_else(builder.icmp_signed("==", self.deep, index(3))) as (three, other):
+            with three:
+                unrolled(3)
+            with other, builder.if_else(builder.icmp_signed("==", self.deep, index(1))) as (one, many):
+                with one:
+                    unrolled(1)
+                with many, self.e.loop(self.taps) as k, self.e.loop(self.deep) as m:
+                    body(*self.offsets(p, k, m))
 
 
 @intrinsic
@@ -443,7 +459,7 @@ def depthwise_product(typing, left, weights, rows, panels, target, start):
     def body(e, left, weights, rows, panels, target, start):
         builder = e.builder
         left = fields(builder, left)
-        loops = _depthwise(e, left, panels)
+        taps = _Taps(e, left, panels)
         wide = e.registers()
         parts = e.width // wide.lanes
 
@@ -452,12 +468,15 @@ def depthwise_product(typing, left, weights, rows, panels, target, start):
             begin, to = place.view(start), place.view(target)
             sums = [[wide.variable(_start(wide, [begin], m, v)) for v in range(parts)] for m in range(size)]
             a = e.at(left[0], builder.mul(r, index(e.width)))
-            with loops(p) as (a_offset, b_offset):
+
+            def add(a_offset, b_offset):
                 b = [wide.load(e.at(weights, b_offset, v * wide.lanes)) for v in range(parts)]
                 for m in range(size):
                     for v in range(parts):
                         x = wide.load(e.at(a, a_offset, m * e.width + v * wide.lanes))
                         e.set(sums[m][v], wide.fma(x, b[v], e.get(sums[m][v])))
+
+            taps.each(p, add)
             _store(wide, to, [[e.get(slot) for slot in slots] for slots in sums])
 
         whole = builder.sdiv(rows, index(DEEP))
@@ -484,12 +503,13 @@ def depthwise_sums(typing, left, b, rows, panels, target):
     def body(e, left, b, rows, panels, target):
         builder = e.builder
         left, (b_data, _, b_panel) = fields(builder, left), fields(builder, b)
-        loops = _depthwise(e, left, panels)
+        taps = _Taps(e, left, panels)
         wide = e.registers()
         parts = e.width // wide.lanes
         whole = builder.sdiv(rows, index(DEEP))
         done = builder.mul(whole, index(DEEP))
-        with e.loop(panels) as p, loops(p) as (a_offset, c_offset):
+        with e.loop(panels) as p, e.loop(taps.taps) as k, e.loop(taps.deep) as n:
+            a_offset, c_offset = taps.offsets(p, k, n)
             a, b_here = e.at(left[0], a_offset), e.at(b_data, builder.mul(p, b_panel))
             sums = [[wide.variable(wide.const(0.0)) for _ in range(parts)] for _ in range(DEEP)]
 

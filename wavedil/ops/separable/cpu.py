@@ -29,7 +29,7 @@ def forward(y, x, depth, point, b, dilation, padding, *, workspace, threads):
     """y ="""
     workspace = workspace or Workspace()
     x, y, depth, dilation, padding = _image(x, y, depth, dilation, padding)
-    g = _grid(x, y, depth, dilation, [before for before, _ in padding])
+    g = _grid(x, y, depth, dilation, tuple(before for before, _ in padding))
     w = width(y.dtype)
     bias = workspace.array("separable.bias", (g.panels_out * w,), y.dtype)
     bias[: g.outputs] = 0 if b is None else b
@@ -46,11 +46,11 @@ def backward(grads, dy, saved, *, workspace, threads):
     _, depth, point, _, dilation, padding = saved
     x, dy, depth, dilation, padding = _image(saved.x, dy, depth, dilation, padding)
     dh = workspace.array("separable.dh", (*dy.shape[:3], x.shape[3]), x.dtype)
-    corner = [before for before, _ in padding]
+    corner = tuple(before for before, _ in padding)
     g = _grid(x, dy, depth, dilation, corner)
     _weight_gradients(workspace, threads, grads, dh, x, dy, depth, point, g)
     if grads.x is not None:
-        back = [(k - 1) * d - pad for k, d, pad in zip(depth.shape[:2], dilation, corner, strict=True)]
+        back = tuple((k - 1) * d - pad for k, d, pad in zip(depth.shape[:2], dilation, corner, strict=True))
         g = _grid(dh, x, depth, dilation, back)
         w = width(x.dtype)
         arrays = grads.x, dh, _pack_depth(workspace, depth, reverse=True)
