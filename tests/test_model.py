@@ -615,8 +615,8 @@ def without(params, name):
 @pytest.mark.parametrize(
     ("message", "changes"),
     [
-        ("class must be one of WaveNet, TCN, ClipClassifier, got 'Net'|must hold a WaveNet, got a Net", {"class": "Net"}),
-        ("class must be one of WaveNet, TCN, ClipClassifier, got None|must hold a WaveNet, got a None", {"class": None}),
+        ("class must be one of .*, got 'Net'|must hold a WaveNet, got a Net", {"class": "Net"}),
+        ("class must be one of .*, got None|must hold a WaveNet, got a None", {"class": None}),
         ("expected a model file, got 'trainer'", {"kind": "trainer"}),
         ("missing: head.1.bias", {"tensors": lambda p: without(p, "head.1.bias")}),
         ("unknown: more", {"tensors": lambda p: dict(p) | {"more": f32(3)}}),

@@ -93,5 +93,5 @@ def test_another_class_in_the_file(tmp_path):
     from tiny_model import Tiny
 
     wd.Trainer(Tiny(), TinyData()).save(tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match=r"x\.safetensors: model class must be one of WaveNet, TCN, ClipClassifier, got 'Tiny'"):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: model class must be one of .*, got 'Tiny'"):
         wd.Trainer.resume(tmp_path / "x.safetensors", TinyData())
