@@ -322,11 +322,12 @@ def run(settings):
         tried = {rate: runs.one(arm, plan.targets[0], first, plan.seeds[0], rate)["best"] for rate in plan.rates}
         runs.about["rates"][arm] = min(tried, key=tried.get)
         say(f"{arm}: rate {runs.about['rates'][arm]:g} of " + ", ".join(f"{r:g}: {b:.3f}" for r, b in tried.items()))
-    for seconds in plan.seconds:
-        for seed in plan.seeds:
-            for target in plan.targets:
-                for arm in ARMS if seconds == first else ARMS[:4]:
-                    runs.one(arm, target, seconds, seed, runs.about["rates"][arm])
+    order = [(first, seed) for seed in plan.seeds]
+    order += [(seconds, seed) for seed in plan.seeds for seconds in plan.seconds[1:]]
+    for seconds, seed in order:
+        for target in plan.targets:
+            for arm in ARMS if seconds == first else ARMS[:4]:
+                runs.one(arm, target, seconds, seed, runs.about["rates"][arm])
     busy = harness.busy(harness.machine())
     if busy and runs.about["seconds_per_step"]:
         say(f"seconds per step are those of before: {busy}")
