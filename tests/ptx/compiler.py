@@ -124,10 +124,24 @@ def occupancy(used, threads, dynamic, target):
 
 
 def inner_loop(kernel, target):
-    """FLOPs per byte read from shared memory, in the basic block with the most FLOPs; None if it reads none."""
-    blocks = [b.work for b in ptx.translate.translate(program(kernel, target))]
+    """FLOPs per byte read from shared memory in the innermost loop of a tiled product; None for other kernels."""
+    if kernel.tile is None:
+        return None
+    blocks = [b.work for b in ptx.translate.translate(program(kernel, target)) if b.work["shared_read"]]
     work = max(blocks, key=lambda w: w["flops"])
-    return work["flops"] / work["shared_read"] if work["shared_read"] else None
+    return work["flops"] / work["shared_read"]
+
+
+def row(kernel, dtype, target):
+    """What the table says of a kernel."""
+    used = resources(kernel, target)
+    share, limit = occupancy(used, kernel.threads, kernel.dynamic_shared, target)
+    return {
+        "kernel": kernel.name, "about": kernel.about, "dtype": dtype, "target": target, "threads": kernel.threads,
+        "tile": kernel.tile and list(kernel.tile), "registers": used.registers,
+        "shared_bytes": used.shared + kernel.dynamic_shared, "spill_bytes": used.spills, "stack_bytes": used.stack,
+        "occupancy": share, "limited_by": limit, "flops_per_shared_byte": inner_loop(kernel, target),
+    }  # fmt: skip
 
 
 def all_kernels(dtype):
