@@ -8,6 +8,7 @@ import wavedil as wd
 from wavedil import cli
 from wavedil.errors import ConfigError
 from wavedil.kernels import cuda_device
+from wavedil.kernels.workspace import Workspace
 
 CONFIG = wd.WaveNetConfig(dilations=(1, 2), residual_channels=2, dilation_channels=2, skip_channels=2, end_channels=2)
 no_gpu = pytest.mark.skipif(cuda_device.unavailable() is None, reason="there is a GPU")
@@ -53,3 +54,37 @@ def test_the_drivers_reason_is_given(monkeypatch):
     monkeypatch.setattr(cuda, "cuda_error", lambda: "\nthe library\ncannot be found\n")
     reason = cuda_device.unavailable()
     assert "the library cannot be found" in reason and "install a driver" in reason and "\n" not in reason
+
+
+class Lagging(cuda_device.HostEngine):
+    """Does what it was asked for only when somebody waits, as a GPU may."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.read = [], []
+
+    def upload(self, flat, host):
+        self.asked.append(lambda: flat.__setitem__(slice(None), host))
+
+    def use(self, array):
+        self.asked.append(lambda: self.read.append(array.flat.copy()))
+
+    def mark(self):
+        count = len(self.asked)
+
+        def wait():
+            while self.done < count:
+                self.asked[self.done]()
+                self.done += 1
+
+        return wait
+
+    done = 0
+
+
+def test_a_staging_buffer_is_not_filled_again_before_its_upload_has_ended():
+    engine, workspace = Lagging(), Workspace()
+    for value in range(5):
+        engine.use(cuda_device.stage(workspace, engine, "x", np.full(3, float(value))))
+    engine.mark()()
+    assert [list(part) for part in engine.read] == [[value] * 3 for value in range(5)]

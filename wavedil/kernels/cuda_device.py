@@ -369,8 +369,12 @@ class Engine:
         raise NotImplementedError
 
     def staging(self, count, dtype):
-        """A host array from which `upload` is fastest."""
+        """A host array from which `upload` is fastest. It may only be written to once `mark`'s wait is over."""
         return np.empty(count, dtype)
+
+    def mark(self):
+        """A function that waits for all that was asked for so far."""
+        return lambda: None
 
     def memory(self):
         """Bytes: free, total."""
@@ -424,20 +428,25 @@ class HostEngine(Engine):
 def stage(workspace, engine, name, values):
     """A host array's copy on the device, by way of the workspace's pinned memory.
 
-    Two buffers take turns, so that the host can fill one while the device still reads the other.
+    Two buffers take turns, so that the host can fill one while the device still reads the other. Uploads are not waited
+    for, so a buffer's own upload must have ended before it is filled again.
     """
     if workspace is None:
         return engine.array(values)
     key = (engine.name, name, values.shape, values.dtype.str)
     slots = workspace.held(key)
     if slots is None:
-        pairs = [
-            (engine.staging(values.size, values.dtype), engine.empty(values.shape, values.dtype)) for _ in range(2)
+        fresh = [
+            [engine.staging(values.size, values.dtype), engine.empty(values.shape, values.dtype), lambda: None]
+            for _ in range(2)
         ]  # fmt: skip
-        slots = workspace.hold(key, itertools.cycle(pairs))
-    pinned, copy = next(slots)
+        slots = workspace.hold(key, itertools.cycle(fresh))
+    slot = next(slots)
+    pinned, copy, wait = slot
+    wait()
     pinned[:] = values.reshape(-1)
     engine.upload(copy.flat, pinned)
+    slot[2] = engine.mark()
     return copy
 
 
@@ -527,6 +536,14 @@ class Driver(Engine):
         with self._here():
             return self.cuda.pinned_array(count, dtype)
 
+    def mark(self):
+        if SIMULATED:
+            return super().mark()
+        with self._here():
+            event = self.cuda.event(timing=False)
+            event.record(self.stream)
+            return event.synchronize
+
     def memory(self):
         if SIMULATED:
             return 2**62, 2**62
@@ -598,6 +615,6 @@ def unavailable(index=0):
         return "numba-cuda is not installed; pip install 'wavedil[cuda]', and a driver of NVIDIA"
     if not cuda.is_available():
         reason = " ".join(str(cuda.cuda_error() or "no GPU was found").split())
-        return f"no CUDA device can be used: {reason}; install a driver of NVIDIA (525 or newer) for your GPU"
+        return f"no CUDA device can be used: {reason}; install a driver of NVIDIA for your GPU and CUDA 13"
     count = len(list(cuda.gpus))
     return None if index < count else f"there are only {count} CUDA devices, counted from 0"
