@@ -233,7 +233,7 @@ def machine():
         "caches": _caches(),
         "vector_features": [f for f in flags if f in ("sse2", "avx", "avx2", "fma", "avx512f", "asimd", "sve")],
         "memory_gib": round(int(memory["MemTotal"].split()[0]) / 2**20, 1) if "MemTotal" in memory else None,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "versions": versions,
         "commit": _command("git", "rev-parse", "HEAD"),
         "changed_since_commit": None if changed is None else bool(changed),

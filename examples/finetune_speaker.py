@@ -101,7 +101,7 @@ def main():
         old = wd.Trainer(model, english, validation=english).validate()
         rows.append((language, alone, before, after, old))
         model.save(arguments.out / f"{name}.safetensors")
-        codes = model.generate(3 * data.sample_rate, temperature=0.95, seed=0)
+        codes = model.generate(3 * data.sample_rate, seed=0)
         wd.audio.write_audio(arguments.out / f"{name}.wav", wd.audio.mulaw_decode(codes[0]), data.sample_rate)
 
     print(f"\nbits/sample of held-out clips; {SECONDS:.0f} s of each new voice, {few} steps")

@@ -26,9 +26,9 @@ VOICES = {
 }
 ELSEWHERE = """\
 {tools} not found: this needs Debian, Ubuntu or the like. Elsewhere, either run it in a container,
-    docker run --rm -v "$PWD:/work" -w /work debian:stable sh -c \\
+    docker run --rm -v "$PWD:/data" -w /data debian:stable sh -c \\
         "apt-get update && cd /tmp && apt-get download {packages} \\
-         && for f in *.deb; do dpkg-deb -x $f /work/asterisk; done"
+         && for f in *.deb; do dpkg-deb -x $f /data/asterisk; done"
 or fetch asterisk-core-sounds-XX-wav from https://downloads.asterisk.org/pub/telephony/sounds/ by hand, and unpack each
 language into a folder of its own below {out}. Any other recordings will do as well: one folder for each voice."""
 

@@ -1,4 +1,4 @@
-"""Train a WaveNet on the bundled speech, then let it make two seconds of sound."""
+"""Train a WaveNet on the bundled speech, then let it make four seconds of sound."""
 
 import wavedil as wd
 
@@ -18,5 +18,5 @@ def on_step(progress):
 trainer.fit(steps=steps, on_step=on_step)
 model.save("speech.safetensors")
 
-codes = model.generate(2 * data.sample_rate, temperature=0.95, seed=0, speaker=0)
+codes = model.generate(4 * data.sample_rate, seed=0, speaker=0)
 wd.audio.write_audio("speech.wav", wd.audio.mulaw_decode(codes[0]), data.sample_rate)

@@ -86,7 +86,7 @@ def test_train_leaves_a_whole_run_folder(trained):
         "config.json", "metrics.jsonl", "model.safetensors", "trainer.safetensors", "loss.png", "spectrogram.png",
         "sample.wav"}
     sound, rate = soundfile.read(run / "sample.wav")
-    assert (sound.shape, rate) == ((2 * RATE,), RATE)
+    assert (sound.shape, rate) == ((4 * RATE,), RATE)
     assert sound.std() > 0
     about = json.loads((run / "config.json").read_text())
     assert about["speakers"] == ["anna", "bruno"]

@@ -140,6 +140,15 @@ def test_a_stream_decides_at_its_end_as_the_whole_clip(pooling):
     np.testing.assert_allclose(proba, model.predict_proba(codes(), lengths), rtol=1e-10)
 
 
+def test_a_refused_block_leaves_the_stream_as_it_was():
+    model, spoiled = classifier("statistics"), classifier("statistics")
+    states = model.init_stream(4), spoiled.init_stream(4)
+    with pytest.raises(ShapeError, match=r"weights must be \(4, 40\), got \(4, 39\)"):
+        spoiled.stream(codes(), states[1], np.ones((4, 39)))
+    assert states[1].time == 0
+    np.testing.assert_array_equal(model.stream(codes(), states[0]), spoiled.stream(codes(), states[1]))
+
+
 def test_long_clips_run_in_pieces(monkeypatch):
     from wavedil.models import clip_classifier
 

@@ -67,6 +67,7 @@ def test_bad_input_of_activation(error, message, change):
         (SHAPE, r"targets must be \(2, 5, 4\), got \(2, 5\)", dict(targets=X[..., 0])),
         (DTYPE, "targets must be float32 as x is, got float64", dict(targets=X.astype(float))),
         (SHAPE, r"targets must lie in \[0, 1\], got 2.0 to 2.0", dict(kind="binary", targets=2 * X)),
+        (SHAPE, r"targets must lie in \[0, 1\], got nan", dict(kind="binary", targets=np.nan * X)),
         (CONFIG, "delta must be None for mse, got 1.0", dict(delta=1.0)),
         (CONFIG, "delta must be a number above 0, got 0", dict(kind="huber", delta=0)),
         (SHAPE, r"weights must be \(2, 5\), got \(2, 5, 4\)", dict(weights=X)),

@@ -69,5 +69,8 @@ def test_bad_input():
         squeeze_excite.forward(x, {n: a for n, a in params.items() if n != "excite.bias"})
     with pytest.raises(ShapeError, match="state.total must be"):
         squeeze_excite.step(x, squeeze_excite.init_state(2, 6), params)
+    device = type("Device", (), {"__cuda_array_interface__": {}})()
+    with pytest.raises(ConfigError, match="x must be a NumPy array .* got one on a device"):
+        squeeze_excite.forward(device, params)
     with pytest.raises(ConfigError, match="hidden must be at least 1, got 0"):
         squeeze_excite.shapes(6, 0)

@@ -5,6 +5,7 @@ import pytest
 
 import wavedil as wd
 from wavedil.errors import CheckpointError
+from wavedil.layers import files
 
 
 def model(dtype="float32", **changes):
@@ -71,3 +72,22 @@ def test_only_ratios_of_weights_count():
     for weight in (1e-42, 1e38):
         weights = np.full((1, 39), weight, np.float32)
         assert net.loss(codes, weights) == pytest.approx(net.loss(codes), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensors, about: tensors.pop("blocks.1.history"), r"blocks.1.history must be \(1, 4, 20\) float32"),
+        (lambda tensors, about: tensors.update({"blocks.2.history": np.zeros((1, 1, 20))}), "blocks.2.history must be"),
+        (lambda tensors, about: about.pop("batch"), "batch must be an integer from 1 up, got None"),
+        (lambda tensors, about: about.update(time=-1), "time must be an integer from 0 up, got -1"),
+    ],
+)
+def test_damaged_streams_are_refused(tmp_path, damage, message):
+    net, path = model(), tmp_path / "s.safetensors"
+    net.save_stream(net.init_stream(), path)
+    tensors, about = files.read(path, "stream")
+    damage(tensors, about)
+    files.write(path, tensors, about)
+    with pytest.raises(CheckpointError, match=message):
+        net.load_stream(path)

@@ -263,7 +263,7 @@ def test_windows_of_long_sequences_have_a_context():
 def test_validation_of_arrays():
     x, y = data(7)
     model = wd.TCN(SMALL)
-    trainer = wd.Trainer(model, (x, y), batch=3, validation=Arrays(x, y))
+    trainer = wd.Trainer(model, (x, y), batch=3, validation=(x, y))
     assert trainer.validate() == pytest.approx(model.loss(x, y), rel=1e-5)
 
 

@@ -582,7 +582,7 @@ def test_an_error_in_on_step_leaves_a_trainer_that_can_go_on(tmp_path):
         ({"ema": "0.9"}, "ema"),
         ({"patience": 0, "validation": TinyData()}, "patience"),
         ({"patience": 3}, "patience needs validation"),
-        ({"validation": [1]}, r"validation must have validation_clips\(\), got list"),
+        ({"validation": [1]}, r"validation must have validation_clips.* or validation_batches.*, got list"),
         ({"data": [1]}, r"data must have batch\(rng, batch, window\), got list"),
         ({"model": TinyData()}, "model must have Parameters"),
         ({"model": Tiny(TinyConfig(sample_rate=16000))}, "the model is for 16000 Hz, the data has 8000 Hz"),

@@ -34,8 +34,9 @@ from wavedil.errors import CheckpointError, ConfigError, DataError, WavedilError
 Block = StrEnum("Block", {name: name for name in receptive.BLOCKS})
 Preset = StrEnum("Preset", {name: name for name in settings_module.PRESETS})
 BUNDLED = "bundled"  # :it, :ru
-SAMPLE_SECONDS = 2.0
-SAMPLE_TEMPERATURE = 0.95  # seen after a short training: at 0.9 the sound soon falls silent, at 1.0 it never rests
+SAMPLE_SECONDS = 4.0
+# Seen after a short training, 24 takes of two seconds: at 0.95 half of them fall silent after some tenths of a second.
+SAMPLE_TEMPERATURE = 1.0
 
 _DEVICES = "cpu, cuda, cuda:N for a certain GPU, or auto: a GPU if there is one."
 
@@ -337,7 +338,7 @@ def _finish(console, run, about, data, validation, trainer):
         _prose(console, f"{train[-1][1]:.2f} bits for each sample of the training clips; no clip was held out, so it "
                         "is unknown how much of that holds for other speech.")
     _say(console, f"In {run}", style="bold")
-    _say(console, "  sample.wav       two seconds that the model made up: listen to it\n"
+    _say(console, "  sample.wav       four seconds that the model made up: listen to it\n"
                   "  spectrogram.png  a real clip above it\n"
                   "  loss.png         the curves; metrics.jsonl has the figures\n"
                   + ("  finetune.png     before and after\n" if "parent" in about and held_out else "") +
@@ -502,7 +503,7 @@ def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resamp
                           "mu-law: another head is made in Python, by model.with_head(classes=256)")
     about = {"settings": None, "speakers": list(old["speakers"]), "reproducible": minutes is None, "yardsticks": None,
              "parent": {"run": os.path.abspath(parent), "step": model.about["step"],
-                        "weights": zlib.crc32(host(model.params.flat))},
+                        "weights": zlib.crc32(host(model.params.flat)), "settings": old["settings"]},
              "eval_old": None if eval_old is None else _whole_path(eval_old)}
     kept = _old_clips(wd, about["eval_old"], before, old["speakers"], resample)
     if about["speakers"]:
@@ -591,8 +592,7 @@ def _compare(console, run, about, held_out, trainer):
 
     after = {"new": held_out[-1][1] if held_out else None, "old": None}
     if about["eval_old"] is not None:
-        parent = _read_run(Path(about["parent"]["run"]))
-        before = settings_module.from_tables(("the pretrained run", parent["settings"]))
+        before = settings_module.from_tables(("the pretrained run", about["parent"]["settings"]))
         kept = _old_clips(wd, about["eval_old"], before, about["speakers"], resample=True)
         after["old"] = trainer.validate(_Clips(kept))
     about["after"] = after
@@ -1167,7 +1167,9 @@ def _read_run(run):
     try:
         about = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{run} is not a run folder: there is no {path}") from None
+        alone = run / "model.safetensors"
+        hint = f" ({alone} is a model without a run, for wavedil stream and wd.load)" if alone.is_file() else ""
+        raise CheckpointError(f"{run} is not a run folder: there is no {path}{hint}") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(about, dict) or not {"settings", "speakers", "yardsticks"} <= set(about):

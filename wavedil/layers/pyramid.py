@@ -341,6 +341,7 @@ def _check(where, x, params, rates, activation):
             f"{where}: params['rates.0.weight'] must be (K, C, D) or (kh, kw, C, D), got {getattr(w, 'shape', w)}"
         )
     inputs, channels = w.shape[-2:]
+    contract.host_only(where, "x", x)
     x = contract.floats(where, "x", x, ("B", *("T" if w.ndim == 3 else "HW"), inputs))
     wanted = {"pointwise": (inputs, channels), "pool": (inputs, channels)}
     wanted |= {f"rates.{i}": w.shape for i in range(len(rates))}

@@ -225,6 +225,7 @@ def _scale(mean, params, backend, threads):
 
 
 def _check(where, x, params):
+    contract.host_only(where, "x", x)
     for name in ("squeeze.weight", "squeeze.bias", "excite.weight", "excite.bias"):
         if name not in params:
             raise ConfigError(f"{where}: params must have {name}, got {sorted(params)}")

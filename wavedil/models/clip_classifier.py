@@ -22,7 +22,7 @@ import numpy as np
 from wavedil.errors import ConfigError, DataError, DTypeError, ShapeError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
-from wavedil.layers.parameters import Parameters
+from wavedil.layers.parameters import Parameters, host
 from wavedil.models.stored import Stored
 from wavedil.models.wavenet import WaveNet, WaveNetConfig
 from wavedil.ops import contract, cross_entropy, gated_stack, pooling
@@ -178,6 +178,7 @@ class ClipClassifier(Stored):
             raise ConfigError(f"ClipClassifier: device must be 'cpu' (others are not supported yet), got {device!r}")
         self.config, self.device, self.recompute = config, device, bool(recompute)
         self.threads = check_threads(threads)
+        seed = contract.whole("ClipClassifier", "seed", seed, 0)
         self.params = Parameters(_shapes(config), dtype or (model.dtype if model else "float32"))
         width = len(self.params["head.weight"])
         self.buffers = {"pooled.center": np.zeros(width, self.dtype), "pooled.scale": np.ones(width, self.dtype)}
@@ -488,7 +489,10 @@ class _Stream:
 
     def take_in(self, codes, weights):
         """The pooled trunk of all codes so far; overwritten by the next call."""
-        x = gated_stack.step_features(np.asarray(codes), self._trunk)
+        codes = np.asarray(codes)
+        if weights is not None:  # before the trunk moves on
+            pooling.check_weights("ClipClassifier.stream", weights, codes.shape)
+        x = gated_stack.step_features(codes, self._trunk)
         np.maximum(x, 0, out=x)
         return pooling.step(
             x, self._pooled, **self._attention, kind=self._kind, weights=weights, workspace=self._workspace
@@ -547,11 +551,11 @@ def _initialize(params, config, model, seed):
         model = WaveNet(config.trunk, seed=seed, dtype=params.dtype)
     names = [name for name in params if name.startswith(("input.", "blocks."))]
     for name in names:
-        params[name][...] = model.params[name]
+        params[name][...] = host(model.params[name])
     if model.config.speakers:
-        voice = model.params["speaker.embedding"].mean(axis=0)
+        voice = host(model.params["speaker.embedding"]).mean(axis=0)
         for i in range(len(config.trunk.dilations)):
-            params[f"blocks.{i}.conv.bias"] += voice @ model.params[f"blocks.{i}.condition.weight"]
+            params[f"blocks.{i}.conv.bias"] += voice @ host(model.params[f"blocks.{i}.condition.weight"])
     rng = np.random.default_rng([seed, 1])
     for name, scale in (("pooling.weight", 1.0), ("head.weight", 0.1)):
         if name in params:

@@ -1,7 +1,10 @@
 """How a model is written to a file and read from one: what all models share."""
 
+import zlib
+
 from wavedil.errors import CheckpointError, ConfigError, WavedilError
 from wavedil.layers import files
+from wavedil.layers.parameters import host
 
 
 class Stored:
@@ -68,3 +71,66 @@ class Stored:
             buffer[...] = value
         model.about = about
         return model
+
+
+class StoredStreams(Stored):
+    """A stored model whose streams can be stored as well; ``rows_of`` is what it calls that which has a history."""
+
+    rows_of: str
+
+    def save_stream(self, state, path):
+        """Write a stream's state to a safetensors file, to go on with it in another process.
+
+        Parameters
+        ----------
+        state
+            From `init_stream`.
+        path : path-like
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be written.
+        """
+        self._check_state("save_stream", state)
+        tensors = {f"{self.rows_of}.{i}.history": rows for i, rows in enumerate(state.history())}
+        about = {"kind": "stream", "config": self.config.to_dict(), "dtype": str(self.dtype), "time": state.time,
+                 "batch": state.batch, "weights": state.weights}  # fmt: skip
+        files.write(path, tensors, about)
+
+    def load_stream(self, path):
+        """The state that `save_stream` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
+        """
+        tensors, about = files.read(path, "stream")
+        weights = zlib.crc32(host(self.params.flat))
+        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": weights}
+        for key, value in mine.items():
+            if about.get(key) != value:
+                raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differ")
+        for key, least in (("batch", 1), ("time", 0)):
+            if type(about.get(key)) is not int or about[key] < least:
+                raise CheckpointError(f"{path}: {key} must be an integer from {least} up, got {about.get(key)!r}")
+        state, found = self.init_stream(about["batch"]), []
+        for i, rows in enumerate(state.history()):
+            name = f"{self.rows_of}.{i}.history"
+            value = tensors.get(name)
+            if value is None or value.shape != rows.shape or value.dtype != rows.dtype:
+                raise CheckpointError(f"{path}: {name} must be {rows.shape} {rows.dtype}, and is not")
+            found.append(value)
+        state.set_history(found, about["time"])
+        return state
+
+    def _mark(self, state):
+        """The state, which from now on knows the model that it was made for."""
+        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(host(self.params.flat))
+        return state
+
+    def _check_state(self, where, state):
+        if getattr(state, "made_for", None) != (self.config, self.dtype):
+            name = type(self).__name__
+            raise ConfigError(f"{name}.{where}: state must come from init_stream of this model, got one for another")

@@ -7,17 +7,16 @@ arXiv:1803.01271.
 import dataclasses
 import difflib
 import math
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from wavedil.errors import CheckpointError, ConfigError
+from wavedil.errors import ConfigError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
-from wavedil.layers import devices, files
+from wavedil.layers import devices
 from wavedil.layers.parameters import Parameters, host
-from wavedil.models.stored import Stored
+from wavedil.models.stored import StoredStreams
 from wavedil.ops import contract, norm, tcn_stack
 from wavedil.receptive import check_dilations, receptive_field
 
@@ -135,7 +134,7 @@ class TCNConfig:
         return cls(**values)
 
 
-class TCN(Stored):
+class TCN(StoredStreams):
     """A temporal convolutional network.
 
     The equations, and the parameters' names and shapes, are those of `wavedil.ops.tcn_stack`; with weight norm
@@ -177,6 +176,7 @@ class TCN(Stored):
     """
 
     Config = TCNConfig
+    rows_of = "convolutions"
 
     def __init__(self, config, seed=0, dtype="float32", device="cpu", threads=None):
         if not isinstance(config, TCNConfig):
@@ -330,8 +330,7 @@ class TCN(Stored):
         state = tcn_stack.init_state(
             self._effective()[0], batch, dilations=self.config.dilations, threads=self.threads
         )
-        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(host(self.params.flat))
-        return state
+        return self._mark(state)
 
     def stream(self, x, state):
         """Predictions after each of n more rows, as `predict` of a sequence would give them in one piece.
@@ -350,43 +349,6 @@ class TCN(Stored):
         """
         self._check_state("stream", state)
         return host(tcn_stack.step(x, state))
-
-    def save_stream(self, state, path):
-        """Write a stream's state to a safetensors file, to go on with it in another process.
-
-        Raises
-        ------
-        CheckpointError
-            If the file cannot be written.
-        """
-        self._check_state("save_stream", state)
-        tensors = {f"convolutions.{i}.history": rows for i, rows in enumerate(state.history())}
-        about = {"kind": "stream", "config": self.config.to_dict(), "dtype": str(self.dtype), "time": state.time,
-                 "batch": state.batch, "weights": state.weights}  # fmt: skip
-        files.write(path, tensors, about)
-
-    def load_stream(self, path):
-        """The state that `save_stream` wrote.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
-        """
-        tensors, about = files.read(path, "stream")
-        weights = zlib.crc32(host(self.params.flat))
-        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": weights}
-        for key, value in mine.items():
-            if about.get(key) != value:
-                raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differ")
-        state = self.init_stream(about["batch"])
-        rows = [tensors[f"convolutions.{i}.history"] for i in range(2 * len(self.config.dilations))]
-        state.set_history(rows, about["time"])
-        return state
-
-    def _check_state(self, where, state):
-        if getattr(state, "made_for", None) != (self.config, self.dtype):
-            raise ConfigError(f"TCN.{where}: state must come from init_stream of this model, got one for another")
 
 
 def _shapes(c):

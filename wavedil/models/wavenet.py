@@ -5,7 +5,6 @@ van den Oord et al., "WaveNet: A Generative Model for Raw Audio", arXiv:1609.034
 
 import dataclasses
 import difflib
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from wavedil.kernels.workspace import Workspace
 from wavedil.layers import devices, files
 from wavedil.layers import names as naming
 from wavedil.layers.parameters import Parameters, host
-from wavedil.models.stored import Stored
+from wavedil.models.stored import StoredStreams
 from wavedil.ops import contract, gated_stack
 from wavedil.receptive import check_dilations, receptive_field
 
@@ -119,7 +118,7 @@ class SavedFeatures(NamedTuple):
     speaker: np.ndarray | None
 
 
-class WaveNet(Stored):
+class WaveNet(StoredStreams):
     """A WaveNet: ``logits[:, t]`` predicts ``codes[:, t + 1]`` from ``codes[:, : t + 1]``.
 
     The equations and the parameters' names and shapes are those of `wavedil.ops.gated_stack`; with speakers there
@@ -157,6 +156,7 @@ class WaveNet(Stored):
     """
 
     Config = WaveNetConfig
+    rows_of = "blocks"
 
     def __init__(self, config, seed=0, dtype="float32", device="cpu", recompute=False, threads=None):
         if not isinstance(config, WaveNetConfig):
@@ -331,8 +331,7 @@ class WaveNet(Stored):
             self.params, batch, dilations=self.config.dilations, threads=self.threads,
             condition_channels=self.config.condition_channels,
         )  # fmt: skip
-        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(host(self.params.flat))
-        return state
+        return self._mark(state)
 
     def stream(self, codes, state, *, condition=None, speaker=None):
         """Logits (B, n, classes) after each of n more codes, as `logits` would give them in one piece.
@@ -358,44 +357,6 @@ class WaveNet(Stored):
         self._check_state("stream_features", state)
         condition = self._condition("stream_features", codes, condition, speaker)
         return host(gated_stack.step_features(np.asarray(codes), state, condition))
-
-    def save_stream(self, state, path):
-        """Write a stream's state to a safetensors file, to go on with it in another process.
-
-        Parameters
-        ----------
-        state
-            From `init_stream`.
-        path : path-like
-
-        Raises
-        ------
-        CheckpointError
-            If the file cannot be written.
-        """
-        self._check_state("save_stream", state)
-        tensors = {f"blocks.{i}.history": rows for i, rows in enumerate(state.history())}
-        about = {"kind": "stream", "config": self.config.to_dict(), "dtype": str(self.dtype), "time": state.time,
-                 "batch": state.batch, "weights": state.weights}  # fmt: skip
-        files.write(path, tensors, about)
-
-    def load_stream(self, path):
-        """The state that `save_stream` wrote.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
-        """
-        tensors, about = files.read(path, "stream")
-        weights = zlib.crc32(host(self.params.flat))
-        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": weights}
-        for key, value in mine.items():
-            if about.get(key) != value:
-                raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differ")
-        state = self.init_stream(about["batch"])
-        state.set_history([tensors[f"blocks.{i}.history"] for i in range(len(self.config.dilations))], about["time"])
-        return state
 
     def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, top_k=None, top_p=None, condition=None,
                  speaker=None, progress=None):  # fmt: skip
@@ -592,10 +553,6 @@ class WaveNet(Stored):
         return type(self)(config, seed, self.dtype, self.device, self.recompute, self.threads)
 
     # checks -----------------------------------------------------------------------------------------------------------
-    def _check_state(self, where, state):
-        if getattr(state, "made_for", None) != (self.config, self.dtype):
-            raise ConfigError(f"WaveNet.{where}: state must come from init_stream of this model, got one for another")
-
     def _needs(self, where, needs):
         """The names of the parameters that are needed, and what the stack must compute for them."""
         names = list(self.params) if needs is None else needs

@@ -55,6 +55,18 @@ def is_device_array(value):
     return not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__")
 
 
+def not_beyond(where, name, array, like):
+    """Check that an array lies where another does or in the host's memory, from where it is copied."""
+    if is_device_array(array):
+        same_place(where, name, array, like)
+
+
+def host_only(where, name, array):
+    """Check that an array is in the host's memory, for what has no way on a device."""
+    if is_device_array(array):
+        raise ConfigError(f"{where}: {name} must be a NumPy array (this layer runs on the CPU), got one on a device")
+
+
 def same_place(where, name, array, like):
     """Check that an array lies where another does: in the host's memory or on the same device."""
     if array is not None and place(array) != place(like):
@@ -124,7 +136,7 @@ def in_range(where, name, codes, classes):
 def between(where, name, values, low, high):
     """Check that numbers lie in [low, high]. Those on a device are copied to the host for it, which waits."""
     values = on_host(values)
-    if values.min() < low or values.max() > high:
+    if not (values.min() >= low and values.max() <= high):  # so that NaN is out of range
         raise ShapeError(f"{where}: {name} must lie in [{low}, {high}], got {values.min()} to {values.max()}")
 
 
@@ -213,8 +225,8 @@ def target(where, name, array, shape, dtype, like=None):
 
 
 def on_host(array):
-    """The array, or a copy of one on a device, which waits."""
-    return array.to_host() if is_device_array(array) else array
+    """The array, or a copy of one on a device, of any library, which waits."""
+    return _device_array("on_host", "the array", array).to_host() if is_device_array(array) else array
 
 
 def number(array):

@@ -111,7 +111,7 @@ class Batches:
 
 
 def source(data):
-    """What a trainer is given as data, as a source: a tuple of arrays, an iterator of batches, or a source itself."""
+    """What a trainer is given, as a source: a tuple of arrays, an iterator of batches, or a source itself (or None)."""
     if isinstance(data, tuple):
         return Arrays(*data)
     return Batches(data) if hasattr(data, "__next__") and not hasattr(data, "batch") else data

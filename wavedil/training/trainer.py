@@ -155,7 +155,7 @@ class Trainer:
     ):
         self.model = model
         self.data = sources.source(data)
-        validation = self.data if validation is data else validation
+        validation = self.data if validation is data else sources.source(validation)
         self.optimizer = optimizers.AdamW(2e-3) if optimizer is None else optimizer
         self.schedule = schedules.constant() if schedule is None else schedule
         self.batch, self.window, self.accumulate, self.seed = batch, window, accumulate, seed
@@ -228,7 +228,8 @@ class Trainer:
             batches, clips = (getattr(self.validation, f"validation_{name}", None) for name in ("batches", "clips"))
             if not callable(batches) and not callable(clips):
                 kind = type(self.validation).__name__
-                raise ConfigError(f"Trainer: validation must have validation_clips(), got {kind}")
+                wanted = "validation_clips() or validation_batches()"
+                raise ConfigError(f"Trainer: validation must have {wanted}, got {kind}")
             if callable(clips) and not any(len(codes) for _, codes, _ in self.validation.validation_clips()):
                 raise ConfigError("Trainer: validation must hold at least one sample, got none; pass validation=None")
         rates = [getattr(self.data, "sample_rate", None), getattr(self.model.config, "sample_rate", None)]

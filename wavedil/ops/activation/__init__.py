@@ -157,7 +157,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     x, a = saved.x, saved.a
     channels = x.shape[-1] // (2 if saved.kind in GATED else 1)
     dy = contract.floats(where, "dy", dy, (*x.shape[:-1], channels), x.dtype)
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.x": saved.x})
     shapes = {"x": x.shape, "a": None if a is None else a.shape}
     grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)

@@ -134,7 +134,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     threads = contract.threads(where, threads)
     x = saved.x
     dy = contract.floats(where, "dy", dy, saved.y.shape, x.dtype)
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.x": x})
     grads = contract.Gradients(where, Grads, {"x": x.shape}, ("x",), x.dtype, into, needs, workspace, dy)
     if grads.targets.x is not None:
         kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)

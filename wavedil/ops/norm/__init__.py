@@ -200,7 +200,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     threads = contract.threads(where, threads)
     x, scale = saved.x, saved.scale
     dy = contract.floats(where, "dy", dy, x.shape, x.dtype)
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.x": saved.x})
     channels = x.shape[-1:]
     shapes = {"x": x.shape, "scale": None if scale is None else channels, "shift": channels if saved.shift else None}
     grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)

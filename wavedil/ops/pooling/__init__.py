@@ -167,7 +167,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     threads = contract.threads(where, threads)
     x = saved.x
     dy = contract.floats(where, "dy", dy, (x.shape[0], width(x.shape[2], saved.kind)), x.dtype)
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.x": saved.x})
     shapes = {name: None if (a := getattr(saved, name)) is None else a.shape for name in Grads._fields}
     grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
@@ -227,7 +227,7 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=
     rows.fill(1)
     if weights is not None:
         weights = contract.on_host(weights)
-        _check_weights(where, weights, rows)
+        check_weights(where, weights, rows.shape)
         rows[...] = weights
     given = [("x", x), ("w", w), ("b", b), ("v", v)]
     y = contract.output(where, "out", out, (batch, width(channels, kind)), x.dtype, workspace, given)
@@ -267,18 +267,18 @@ def _weights(where, weights, out):
     if weights is None:
         out.fill(1 / out.shape[1])
         return
-    totals = _check_weights(where, weights, out)
+    totals = check_weights(where, weights, out.shape)
     if totals.min() <= 0:
         raise ShapeError(f"{where}: weights must have a positive sum in each item, got {totals.min()}")
     np.divide(weights, totals[:, None], out=out, casting="same_kind")
 
 
-def _check_weights(where, weights, like):
-    """The sum of each item's weights."""
+def check_weights(where, weights, shape):
+    """The sum of each item's weights, after checking that they are weights of this shape."""
     if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "fiub":
         raise DTypeError(f"{where}: weights must be an array of numbers, got {getattr(weights, 'dtype', weights)!r}")
-    if weights.shape != like.shape:
-        raise ShapeError(f"{where}: weights must be {like.shape}, got {weights.shape}")
+    if weights.shape != shape:
+        raise ShapeError(f"{where}: weights must be {shape}, got {weights.shape}")
     totals = weights.sum(axis=1, dtype=np.float64)
     if not (weights.min() >= 0 and np.isfinite(totals).all()):
         raise ShapeError(f"{where}: weights must be finite and at least 0, got a least of {weights.min()}")

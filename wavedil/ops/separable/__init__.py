@@ -189,7 +189,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     x, depth, point = saved.x, saved.depth, saved.point
     size = _size(x, depth, saved.dilation, saved.padding)
     dy = contract.floats(where, "dy", dy, (x.shape[0], *size, point.shape[1]), x.dtype)
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.x": saved.x})
     bias = point.shape[1:] if saved.bias else None
     shapes = {"x": x.shape, "depth": depth.shape, "point": point.shape, "b": bias}
     grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)

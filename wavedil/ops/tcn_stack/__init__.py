@@ -262,9 +262,11 @@ def _input(where, x, params):
     if "input.embedding" in params:
         x = contract.integers(where, "x", x, ("B", "T"))
         contract.in_range(where, "x", x, len(params["input.embedding"]))
-        return x
-    inputs = params["blocks.0.conv.0.weight"].shape[1]
-    return contract.floats(where, "x", x, ("B", "T", inputs), params["head.weight"].dtype, like="head.weight")
+    else:
+        inputs = params["blocks.0.conv.0.weight"].shape[1]
+        x = contract.floats(where, "x", x, ("B", "T", inputs), params["head.weight"].dtype, like="head.weight")
+    contract.not_beyond(where, "x", x, params["head.weight"])
+    return x
 
 
 def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads):
@@ -284,6 +286,7 @@ def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta
         targets = contract.floats(where, "targets", targets, (*rows, outputs), dtype, like="head.weight")
         if loss == "binary":
             contract.between(where, "targets", targets, 0, 1)
+    contract.not_beyond(where, "targets", targets, params["head.weight"])
     parts = 1 if loss == "cross_entropy" else outputs
     shares = contract.shares(where, contract.on_host(weights), np.empty(rows, dtype), parts)
     if dropout is not None:

@@ -149,7 +149,7 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     x, w = saved.x, saved.w
     outputs = x.shape[2] if w is None else w.shape[2]
     dy = contract.floats(where, "dy", dy, (x.shape[0], x.shape[1] * saved.factor, outputs), x.dtype)
-    kernels = contract.backend(where, backend, dy)
+    kernels = contract.backend(where, backend, dy, **{"saved.x": saved.x})
     shapes = {"x": x.shape, "w": None if w is None else w.shape, "b": (outputs,) if saved.bias else None}
     grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
