@@ -19,7 +19,7 @@ from wavedil.errors import ConfigError
 from wavedil.kernels import host, panels, pool, products, random
 from wavedil.kernels.panels import address, panel_view, repeated, strided_view
 from wavedil.kernels.products import left_taps
-from wavedil.kernels.workspace import Workspace
+from wavedil.kernels.workspace import Workspace, aligned_zeros
 
 DTYPES = ("float32", "float64")
 by_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -46,7 +46,7 @@ def from_panels(array):
 def test_packing(columns, dtype):
     rng = np.random.default_rng(columns)
     matrix = rng.standard_normal((11, columns)).astype(dtype)
-    target = panels.aligned_zeros((panels.panels_of(columns, dtype), 13, host.width(dtype)), dtype)
+    target = aligned_zeros((panels.panels_of(columns, dtype), 13, host.width(dtype)), dtype)
     panels.pack_rows(matrix, target)
     assert np.array_equal(target, to_panels(matrix, 13)) and target.ctypes.data % 64 == 0
     back = np.empty_like(matrix)

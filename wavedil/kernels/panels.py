@@ -39,15 +39,6 @@ def whole_tiles(rows: int) -> int:
     return -(-rows // host.tile_rows()) * host.tile_rows()
 
 
-def aligned_zeros(shape, dtype) -> np.ndarray:
-    """Zeros that begin on a cache line."""
-    dtype = np.dtype(dtype)
-    count = int(np.prod(shape))
-    raw = np.zeros(count + 64 // dtype.itemsize, dtype)
-    begin = -raw.ctypes.data % 64 // dtype.itemsize
-    return raw[begin : begin + count].reshape(shape)
-
-
 @intrinsic
 def address(typing, array, offset):
     """Pointer to an element of a one-dimensional contiguous array, counted in elements.

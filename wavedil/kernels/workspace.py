@@ -1,6 +1,15 @@
 """Arrays that are allocated once and used again in every step of the same shape."""
 
-from wavedil.kernels.panels import aligned_zeros
+import numpy as np
+
+
+def aligned_zeros(shape, dtype) -> np.ndarray:
+    """Zeros that begin on a cache line."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape))
+    raw = np.zeros(count + 64 // dtype.itemsize, dtype)
+    begin = -raw.ctypes.data % 64 // dtype.itemsize
+    return raw[begin : begin + count].reshape(shape)
 
 
 class Workspace:

@@ -6,29 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, DTypeError, ShapeError
+from wavedil.kernels.workspace import aligned_zeros
 from wavedil.layers import names as naming
 
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector register
-
-
-def aligned_zeros(size: int, dtype) -> np.ndarray:
-    """Return a 1-D array of zeros whose first element lies on a 64-byte boundary.
-
-    Parameters
-    ----------
-    size : int
-        Number of elements.
-    dtype : dtype-like
-        Element type.
-
-    Returns
-    -------
-    ndarray, shape (size,)
-    """
-    dtype = np.dtype(dtype)
-    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,6 @@ from wavedil.kernels.host import width
 from wavedil.kernels.layout import unlocked
 from wavedil.kernels.panels import (
     add_gathered,
-    aligned_zeros,
     gather,
     inverse_index,
     pack_rows,
@@ -43,7 +42,7 @@ from wavedil.kernels.panels import (
     unpack_rows,
     whole_tiles,
 )
-from wavedil.kernels.workspace import Workspace
+from wavedil.kernels.workspace import Workspace, aligned_zeros
 from wavedil.ops.gated_stack.cpu_kernels import (
     BEGIN,
     CHUNK,

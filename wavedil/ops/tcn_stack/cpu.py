@@ -29,8 +29,8 @@ import numpy as np
 
 from wavedil.kernels import layout, pool
 from wavedil.kernels.host import width
-from wavedil.kernels.panels import aligned_zeros, panels_of, whole_tiles
-from wavedil.kernels.workspace import Workspace
+from wavedil.kernels.panels import panels_of, whole_tiles
+from wavedil.kernels.workspace import Workspace, aligned_zeros
 from wavedil.ops.tcn_stack.cpu_kernels import (
     BIAS0,
     BIAS1,
