@@ -28,9 +28,7 @@ from wavedil.kernels import cuda_device  # noqa: E402
 
 KERNELS = {dtype: compiler.all_kernels(dtype) for dtype in compiler.DTYPES}
 EXECUTED = compiler.TARGETS[-1]
-# Kernels that may have a stack frame, and why.
-_SINE = "the sine of a large angle is reduced with a table (libdevice)"
-STACK = {f"{kernel}.snake.{dtype}": _SINE for kernel in ("activation", "activation_back") for dtype in compiler.DTYPES}
+STACK = {}  # kernels that may have a stack frame, and why
 TABLE = []
 INTERPRETER = Interpreter(EXECUTED)
 

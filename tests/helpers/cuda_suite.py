@@ -10,11 +10,12 @@ from cuda_sim import test_training as training
 from helpers import device
 from helpers import ops as h
 from wavedil import ops
+from wavedil.kernels import cuda_rows
 
 __all__ = [
     "test_a_stack_equals_the_reference", "test_a_training_equals_the_cpus", "test_draws_of_whole_networks",
-    "test_into_and_needs", "test_single_ops_equal_the_reference", "test_streams_and_draws", "test_the_same_bits_twice",
-    "test_updates_equal_the_reference",
+    "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_pull", "test_single_ops_equal_the_reference",
+    "test_streams_and_draws", "test_the_same_bits_twice", "test_updates_equal_the_reference",
 ]  # fmt: skip
 FAMILIES = [f for f in h.families("parity") if f not in ops.NOT_YET_ON_CUDA]
 OPS = [(f, c) for f in FAMILIES for c in h.cases(f).CASES]
@@ -87,6 +88,29 @@ def test_a_stack_equals_the_reference(on_device, case, dtype):
         h.assert_close(got.grads[name].to_host(), gradient, tolerance, f"{case}, {dtype}: {name}")
     if expected.condition is not None:
         h.assert_close(got.condition.to_host(), expected.condition, tolerance, f"{case}, {dtype}: condition")
+
+
+@by_dtype
+@pytest.mark.parametrize("name", ["sequence", "dropped-last", "codes-last"])
+def test_a_tcn_equals_the_reference(on_device, name, dtype):
+    case = h.case_named("tcn_stack", name)
+    arguments, settings = h.cases("tcn_stack").inputs(case, dtype)
+    wide = h.to_float64({n: a for n, a in arguments.items() if n != "params"})
+    wide["params"] = h.to_float64(arguments["params"])
+    expected = ops.tcn_stack.loss_and_grads(**wide, **settings, backend="reference")
+    got = ops.tcn_stack.loss_and_grads(**arguments | {"params": device.to_device(arguments["params"])}, **settings)
+    tolerance = case.tolerance[dtype]
+    assert got.loss == pytest.approx(expected.loss, rel=tolerance)
+    for key, gradient in expected.grads.items():
+        h.assert_close(got.grads[key].to_host(), gradient, tolerance, f"{case}, {dtype}: {key}")
+
+
+@by_dtype
+def test_pull(on_device, dtype):
+    a, b = (np.random.default_rng(seed).standard_normal(700).astype(dtype) for seed in (0, 1))
+    moved = device.to_device(a)
+    cuda_rows.pull(moved, device.to_device(b), 0.1)
+    h.assert_close(moved.to_host(), a + 0.1 * (b - a), 1e-6 if dtype == "float32" else 1e-14)
 
 
 @by_dtype

@@ -13,7 +13,7 @@ snake reduces its angle modulo pi, in three parts of pi; up to angles of 1e4 (fl
 """
 
 from collections import namedtuple
-from math import factorial, pi
+from math import pi
 
 from wavedil.kernels import layout, pool
 from wavedil.kernels.elementwise import emit_logistic, emit_softplus, loops, magnitude, negative
@@ -22,6 +22,7 @@ from wavedil.kernels.panels import address, zero_memory
 from wavedil.kernels.vector import _reduce, emit_exp, emit_sigmoid, emit_tanh
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops.activation import GATED, LEARNED
+from wavedil.ops.activation.angles import PI, sine_and_cosine
 
 PIECE = 2**14  # elements of a task
 TILE = 1024  # least elements of a tile of learned numbers
@@ -54,11 +55,6 @@ ERFC = {
                 -1.08803930154330625e-01, 8.22767384870404517e-02, 3.58541548576278568e-03, -1.40240598585505749e-01,
                 1.23751263083782637e+00)),
 }  # fmt: skip
-# pi as a sum, with so few bits in the first parts that their products with whole numbers are exact (Cephes).
-PI = {
-    32: (3.140625, 9.67502593994140625e-4, 1.509957990978376432e-7),
-    64: (3.14159250259399414, 1.50995788317231927e-7, 1.07806056851639181e-14),
-}
 
 
 # ---- what the kinds are made of --------------------------------------------------------------------------------------
@@ -83,9 +79,7 @@ def _sine_and_cosine(e, angle):
     for part in PI[e.bits]:
         r = e.fma(k, e.const(-part), r)
     r2 = e.mul(r, r)
-    top = 15 if e.bits == 32 else 23
-    sine = [(-1) ** (n // 2) / factorial(n) for n in range(top, 2, -2)]
-    cosine = [(-1) ** (n // 2) / factorial(n) for n in range(top - 1, -1, -2)]
+    sine, cosine = sine_and_cosine(e.bits)
     return e.fma(e.mul(r, r2), e.polynomial(r2, sine), r), e.polynomial(r2, cosine)
 
 

@@ -14,6 +14,7 @@ from wavedil.kernels.cuda_device import Kernel, scratch, threads_or
 from wavedil.kernels.cuda_rows import blocks_for
 from wavedil.kernels.cuda_tiles import reals
 from wavedil.ops.activation import GATED, KINDS, LEARNED
+from wavedil.ops.activation.angles import PI, sine_and_cosine
 
 
 def forward(y, x, a, kind, alpha, *, workspace, threads):
@@ -34,10 +35,52 @@ def backward(grads, dy, saved, *, workspace, threads):
         cuda_rows.add_rows_to(make, grads.a, da)
 
 
+def _polynomial(real, coefficients):
+    """A function of t by Horner's rule, the coefficient of the highest power first."""
+    first, *others = map(real, coefficients)
+
+    @cuda.jit(device=True)
+    def constant(t):
+        return first
+
+    value = constant
+    for c in others:
+        value = _next(value, c)
+    return value
+
+
+def _next(inner, c):
+    @cuda.jit(device=True)
+    def value(t):
+        return inner(t) * t + c
+
+    return value
+
+
+def _angle(real):
+    """Sine and cosine of the angle modulo pi, for what is the same at both; libdevice has tables for large angles."""
+    bits = real.bitwidth
+    sine, cosine = (_polynomial(real, c) for c in sine_and_cosine(bits))
+    high, middle, low = map(real, PI[bits])
+    one, turns = real(1), real(1 / math.pi)
+    magic = real(1.5 * 2.0 ** (23 if bits == 32 else 52))  # numbers so large have no digits after the point
+
+    @cuda.jit(device=True)
+    def both(angle):
+        k = (angle * turns + magic) - magic
+        r = ((angle - k * high) - k * middle) - k * low
+        t = r * r
+        return r * (one + t * sine(t)), cosine(t)
+
+    return both
+
+
 def _functions(kind, real):
     """f(x, v, a, alpha), its slopes by x and v, and its slope by a; v is the other half's element of a gated kind."""
     zero, one, half, two = real(0), real(1), real(0.5), real(2)
     root, bell = real(0.5**0.5), real((2 * math.pi) ** -0.5)
+
+    sine_and_cosine = _angle(real)
 
     @cuda.jit(device=True)
     def sigmoid(x):
@@ -67,7 +110,7 @@ def _functions(kind, real):
             return math.tanh(x) * sigmoid(v)
         if kind == "glu":
             return x * sigmoid(v)
-        s = math.sin(a * x)
+        s, _ = sine_and_cosine(a * x)
         return x + s * s / a
 
     @cuda.jit(device=True)
@@ -94,7 +137,8 @@ def _functions(kind, real):
             return (one - math.tanh(x) * math.tanh(x)) * sigmoid(v)
         if kind == "glu":
             return sigmoid(v)
-        return one + math.sin(two * a * x)
+        s, c = sine_and_cosine(a * x)
+        return one + two * s * c
 
     @cuda.jit(device=True)
     def by_v(x, v):
@@ -107,8 +151,8 @@ def _functions(kind, real):
     def by_a(x, a):
         if kind == "prelu":
             return min(x, zero)
-        s = math.sin(a * x)
-        return x * math.sin(two * a * x) / a - s * s / (a * a)
+        s, c = sine_and_cosine(a * x)
+        return x * two * s * c / a - s * s / (a * a)
 
     return f, by_x, by_v, by_a
 
