@@ -7,6 +7,8 @@ codes must agree before anything is timed.
 Streaming: the latency of a block at 64 channels and 16 kHz, of `model.stream` alone and from audio to audio (mu-law
 codes, the mean of the prediction, bits/sample); and the arithmetic rate of blocks of 64 in a network like those of
 guitar amplifiers: 16 channels, kernel 3.
+
+Weights stored in fewer bytes: samples/s, and what they cost a network that was trained for a while in bits/sample.
 """
 
 import statistics
@@ -24,6 +26,7 @@ OURS, PEER = "wavedil", "benchmarks.peers.wavedil_generate"
 TORCH, NAIVE = "torch cached", "torch naive"
 TOLERANCE = 1e-5  # of the logits, relative, in float32
 GREEDY = 100  # codes that must be the same
+STORAGES = (None, "float16", "int8")
 
 
 def disagreement(answers):
@@ -148,6 +151,41 @@ def stream(settings, folder):
     return rows, small
 
 
+def stored(settings, folder):
+    """Samples/s by how the weights are stored, on one thread, in alternation; and bits/sample of a trained network."""
+    workers, rows = {kind: harness.Worker(PEER, threads=1) for kind in STORAGES}, []
+    try:
+        for channels in CHANNELS[:1] if settings.quick else CHANNELS:
+            for batch in BATCHES[:1] if settings.quick else BATCHES[:2]:
+                problem = Problem(channels, batch=batch, window=16)
+                request = {"problem": problem.to_dict(), "path": str(problems.write(problem, folder / "problem.npz"))}
+                measures = {}
+                for kind, worker in workers.items():
+                    worker.ask("setup", **request, batch=batch, threads=1, weights=kind)
+                    worker.ask("time", n=200, repeat=1)
+                    one = worker.ask("time", n=200, repeat=1)["seconds"][0]
+                    n = 200 * harness.repeats(one, 0.05 if settings.quick else 0.3)
+                    measures[kind] = lambda w=worker, n=n, b=batch: [
+                        s / (n * b) for s in w.ask("time", n=n, repeat=1)["seconds"]
+                    ]
+                seconds = harness.alternate(measures, settings.rounds)
+                row = {"channels": channels, "batch": batch, "weights": {}}
+                for kind, values in seconds.items():
+                    middle = statistics.median(values)
+                    faster = harness.ratio(seconds[None], values)
+                    row["weights"][str(kind)] = {"samples_per_second": 1 / middle, "times_faster": faster}
+                rows.append(row)
+                each = (f"{kind} {w['samples_per_second']:,.0f}" for kind, w in row["weights"].items())
+                say(f"{channels} channels, batch {batch}, weights, samples/s: {', '.join(each)}")
+        steps, seconds = (20, 1.0) if settings.quick else (1500, 10.0)
+        effect = workers[None].ask("bits", steps=steps, seconds=seconds, kinds=STORAGES)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    say("bits/sample by weights: " + ", ".join(f"{kind} {bits:.4f}" for kind, bits in effect["bits"].items()))
+    return {"rows": rows, "effect": effect}
+
+
 def first_sample(settings, folder):
     """Seconds to the first sample in fresh processes, with the kernels in their cache on disk."""
     problem, path = Problem(64, batch=1, window=16), folder / "model.safetensors"
@@ -210,6 +248,8 @@ def run(settings):
         rows, absent = generation(settings, Path(folder))
         blocks, small = stream(settings, Path(folder))
         first = first_sample(settings, Path(folder))
-    results = {"rows": rows, "absent": absent, "streaming": blocks, "small_network": small, "first_sample": first}
+        weights = stored(settings, Path(folder))
+    results = {"rows": rows, "absent": absent, "streaming": blocks, "small_network": small, "first_sample": first,
+               "weights": weights}  # fmt: skip
     harness.write_results("generate", results, draw(rows, blocks, harness.machine()), settings)
     return results

@@ -171,7 +171,7 @@ def measure(family, name, sizes, workers, settings, folder):
         for label, ask in asks.items():
             count = harness.repeats(min(ask(2)["seconds"]), 0.02 if settings.quick else 0.1)
             measures[label] = lambda ask=ask, count=count: ask(count)["seconds"]
-        seconds = harness.alternate(measures, settings.rounds)
+        seconds = harness.alternate(measures, min(settings.rounds, 7))
         flops, moved = cost(family, sizes, what)
         row = {"family": family, "case": name, "pass": what, "flops": flops, "bytes": moved, "peers": {}}
         for label, values in seconds.items():

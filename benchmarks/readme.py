@@ -71,6 +71,26 @@ def generation(document, picture):
         if row["what"] == "audio":
             figures = " | ".join(f"{1e3 * row[key]:.3f} ms" for key in ("lasts", "p50", "p99", "max"))
             lines.append(f"| {row['block']} | {figures} |")
+    weights = document["weights"]
+    exact = weights["effect"]["bits"]["None"]
+    lines += [
+        "",
+        "Weights stored in fewer bytes, one thread: samples/s of all streams, and in brackets how many times faster; "
+        f"the last row is what they cost a network after {weights['effect']['steps']} training steps, in bits/sample.",
+        "",
+        "| channels, streams | float32 | float16 | int8 |",
+        "|---" * 4 + "|",
+    ]
+    for row in weights["rows"]:
+        cells = [f"{row['channels']}, {row['batch']}"]
+        for kind in ("None", "float16", "int8"):
+            of = row["weights"][kind]
+            faster = "" if kind == "None" else f" ({of['times_faster']['median']:.2f}x)"
+            cells.append(f"{of['samples_per_second']:,.0f}{faster}")
+        lines.append("| " + " | ".join(cells) + " |")
+    bits = weights["effect"]["bits"]
+    costs = (f"{bits[kind] - exact:+.4f}" for kind in ("float16", "int8"))
+    lines.append("| " + " | ".join(["bits/sample, 32 channels", f"{exact:.4f}", *costs]) + " |")
     lines += ["", f"![Generation and streaming]({picture})"]
     lines += ["", f"Machine: {harness.describe(document['machine'])}."]
     return "\n".join(lines)

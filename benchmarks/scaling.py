@@ -97,12 +97,13 @@ def draw(rows, about):
         if axis == "window":
             ax.set_xscale("log", base=2)
         else:
-            ax.set_xticks([row["value"] for row in rows if row["axis"] == axis])
+            ticks = [row["value"] for row in rows if row["axis"] == axis and row["value"] != 30]  # too near to 32
+            ax.set_xticks(ticks)
         if key == "step_peak_mib":
             ax.set_yscale("log")
         else:
             ax.set_ylim(bottom=0)
-    axes[0].legend(fontsize=7, frameon=False)
+    axes[-1].legend(fontsize=7, frameon=False, loc="lower right")
     return fig
 
 

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -633,20 +634,30 @@ wide = {n: a if a.dtype.kind != "f" else a.astype("float64") for n, a in argumen
 wide["params"] = {n: a.astype("float64") for n, a in arguments["params"].items()}
 wanted = gated_stack.loss_and_grads(**wide, **settings, backend="reference")
 worst = max(np.abs(got.grads[n] - g).max() / (np.abs(g).max() or 1) for n, g in wanted.grads.items())
-print(host.vector_bytes(), host.tile_rows(), abs(got.loss / wanted.loss - 1), worst)
+stored = 0.0
+for kind in ("float16", "int8"):
+    logits = []
+    for backend in ("cpu", "reference"):
+        state = gated_stack.init_state(
+            arguments["params"], 3, **settings, weights=kind, condition_channels=3, backend=backend
+        )
+        logits.append(gated_stack.step(arguments["codes"][:, :-1], state, arguments["condition"]))
+    stored = max(stored, np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max())
+print(host.vector_bytes(), host.tile_rows(), abs(got.loss / wanted.loss - 1), worst, stored, host.converts_halves())
 """
 
 
 def test_any_cpu_of_the_family_gets_right_results():
     """Code for the oldest CPU that the instruction set has: narrow vectors, no fused multiply-add."""
-    width, rows, loss, worst = python(GENERIC, NUMBA_CPU_NAME="generic")
+    width, rows, loss, worst, stored, halves = python(GENERIC, NUMBA_CPU_NAME="generic")
     assert int(width) == 16 and int(rows) in (4, 12)
-    assert float(loss) < 2e-5 and float(worst) < 2e-5
+    assert float(loss) < 2e-5 and float(worst) < 2e-5 and float(stored) < 2e-5
+    assert halves == str(platform.machine().lower() in ("aarch64", "arm64"))
 
 
 @pytest.mark.skipif(host.register_bytes() != 64, reason="this machine has no AVX-512 to go without")
 def test_the_tile_of_avx2_is_right_on_a_machine_with_avx512():
     features = "+avx,+avx2,+fma,+sse4.2,+popcnt,+bmi,+bmi2"
-    width, rows, loss, worst = python(GENERIC, NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=features)
+    width, rows, loss, worst, stored, _ = python(GENERIC, NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=features)
     assert int(width) == 32 and int(rows) == 6
-    assert float(loss) < 2e-5 and float(worst) < 2e-5
+    assert float(loss) < 2e-5 and float(worst) < 2e-5 and float(stored) < 2e-5

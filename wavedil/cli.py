@@ -30,8 +30,10 @@ from rich.text import Text
 from wavedil import receptive
 from wavedil import settings as settings_module
 from wavedil.errors import CheckpointError, ConfigError, DataError, WavedilError
+from wavedil.kernels import storage
 
 Block = StrEnum("Block", {name: name for name in receptive.BLOCKS})
+Storage = StrEnum("Storage", {name: name for name in storage.KINDS})
 Preset = StrEnum("Preset", {name: name for name in settings_module.PRESETS})
 BUNDLED = "bundled"  # :it, :ru
 SAMPLE_SECONDS = 4.0
@@ -39,6 +41,8 @@ SAMPLE_SECONDS = 4.0
 SAMPLE_TEMPERATURE = 1.0
 
 _DEVICES = "cpu, cuda, cuda:N for a certain GPU, or auto: a GPU if there is one."
+
+_STORAGE = "Store the model's weights in fewer bytes, rounded: faster if they are large."
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Train WaveNets on speech, and hear them, with nothing but NumPy and Numba.")
@@ -636,6 +640,7 @@ def generate(
     primer: Annotated[Path | None, typer.Option(help="Audio file to go on from; it is not part of the result.",
                                                 show_default=False)] = None,
     speaker: Annotated[str | None, typer.Option(help="Voice, for a model of several.", show_default=False)] = None,
+    weights: Annotated[Storage | None, typer.Option(help=_STORAGE, show_default=False)] = None,
     device: Annotated[str, typer.Option(help=_DEVICES)] = "cpu",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="WAV or FLAC file. \\[default: RUN/generated.wav]",
                                              show_default=False)] = None,
@@ -644,12 +649,12 @@ def generate(
     with _errors():
         index = _voice(run, speaker)
         console, out = Console(), _audio_file(out or run / "generated.wav")
-        _generate(console, run, seconds, temperature, seed, index, out, top_k, top_p, primer, device)
+        _generate(console, run, seconds, temperature, seed, index, out, top_k, top_p, primer, weights, device)
         _say(console, f"Wrote {out}")
 
 
 def _generate(console, run, seconds, temperature, seed, speaker, out, top_k=None, top_p=None, primer=None,
-              device="cpu"):
+              weights=None, device="cpu"):
     import wavedil as wd
 
     model = wd.load(run / "model.safetensors", device=_device(console, device))
@@ -659,7 +664,8 @@ def _generate(console, run, seconds, temperature, seed, speaker, out, top_k=None
         primer = wd.audio.mulaw_encode(_listen(console, primer, rate))
     with _percent(console, "Generating", n) as progress:
         codes = model.generate(n, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p, primer=primer,
-                               speaker=speaker, progress=lambda done, total: progress(done))
+                               speaker=speaker, weights=weights and weights.value,
+                               progress=lambda done, total: progress(done))
     sound = wd.audio.mulaw_decode(codes[0])
     wd.audio.write_audio(out, sound, rate)
     return sound
@@ -685,6 +691,7 @@ def stream(
         min=0.0, help=f"As of generate, without --in. \\[default: {SAMPLE_TEMPERATURE}]", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As of generate, without --in. \\[default: 0]",
                                              show_default=False)] = None,
+    weights: Annotated[Storage | None, typer.Option(help=_STORAGE, show_default=False)] = None,
 ) -> None:
     """Run a trained model online, block by block, and see whether it keeps up with real time.
 
@@ -700,13 +707,13 @@ def stream(
         if bits is not None and source is None:
             raise typer.BadParameter("--bits are about the file of --in")
         effect = _is_effect(run)
-        if effect and (source is None or speaker is not None or bits is not None):
-            raise typer.BadParameter("an effect needs a file, --in FILE, and has neither a --speaker nor --bits")
+        if effect and (source is None or (speaker, bits, weights) != (None, None, None)):
+            raise typer.BadParameter("an effect needs a file, --in FILE, and has no --speaker, --bits or --weights")
         index = None if effect else _voice(run, speaker)
         if out is not None:
             _audio_file(out)
         _stream(Console(), run, source, out, block, index, bits, device, seconds,
-                SAMPLE_TEMPERATURE if temperature is None else temperature, seed or 0)
+                SAMPLE_TEMPERATURE if temperature is None else temperature, seed or 0, weights and weights.value)
 
 
 def _is_effect(run):
@@ -716,7 +723,7 @@ def _is_effect(run):
     return file.is_file() and files.read_metadata(file, "model").get("class") == "TCN"
 
 
-def _stream(console, run, source, out, block, speaker, bits, device, seconds, temperature, seed):
+def _stream(console, run, source, out, block, speaker, bits, device, seconds, temperature, seed, weights):
     import numpy as np
 
     import wavedil as wd
@@ -727,12 +734,12 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
     if source is not None:
         heard = _listen(console, source, rate)
         effect = isinstance(model, wd.TCN)
-        stream = streaming.Effect(model) if effect else streaming.Predictor(model, speaker=speaker)
+        stream = streaming.Effect(model) if effect else streaming.Predictor(model, speaker=speaker, weights=weights)
         n = len(heard)
         blocks = stream.blocks(heard, block)
         what = f"listening to {source}: {n:,} samples, {n / rate:.2f} s"
     else:
-        stream = streaming.Generator(model, speaker=speaker, seed=seed, temperature=temperature)
+        stream = streaming.Generator(model, speaker=speaker, seed=seed, temperature=temperature, weights=weights)
         n = None if seconds is None else max(1, round(seconds * rate))
         blocks = stream.blocks(n, block)
         what = "speaking until Ctrl-C" if n is None else f"speaking {n / rate:.2f} s"

@@ -1,5 +1,7 @@
 """wavedil generates and streams, through the calls that a user makes."""
 
+import functools
+import math
 import time
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from wavedil import streaming
 
 
 class WavedilGenerate(worker.Peer):
-    def do_setup(self, problem, path, *, batch, threads, rate=16000, device="cpu"):
-        self.problem, self.batch = problems.Problem.from_dict(problem), batch
+    def do_setup(self, problem, path, *, batch, threads, rate=16000, device="cpu", weights=None):
+        self.problem, self.batch, self.weights = problems.Problem.from_dict(problem), batch, weights
         parameters, self.codes = problems.read(path)
         channels = self.problem.channels
         config = wd.WaveNetConfig(
@@ -38,7 +40,8 @@ class WavedilGenerate(worker.Peer):
 
     def do_time(self, n, repeat):
         """Seconds to generate n samples of each stream: packing the weights and drawing included."""
-        return {"seconds": worker.time_calls(lambda: self.model.generate(n, self.batch), repeat)}
+        generate = functools.partial(self.model.generate, n, self.batch, weights=self.weights)
+        return {"seconds": worker.time_calls(generate, repeat)}
 
     def do_stream(self, what, block, count):
         """Seconds of each block of a live stream: of `model.stream` alone, or of `Predictor` from audio to audio."""
@@ -50,6 +53,30 @@ class WavedilGenerate(worker.Peer):
         state, codes = self.model.init_stream(), np.random.default_rng(0).integers(0, 256, (1, block))
         seconds = worker.time_calls(lambda: self.model.stream(codes, state), count + 10)
         return {"seconds": seconds[10:], "state_bytes": state.nbytes}
+
+    def do_bits(self, steps, seconds, kinds):
+        """Bits/sample of held-out speech after some steps on the bundled clips, by how a stream's weights are stored.
+
+        Sums of the same codes in the same order, so that the differences are those of the weights alone.
+        """
+        clips = wd.audio.bundled_clips()
+        config = wd.WaveNetConfig(
+            dilations=problems.Problem(32).dilations, sample_rate=clips.sample_rate, speakers=len(clips.speakers)
+        )
+        model = wd.WaveNet(config)
+        wd.Trainer(model, clips, optimizer=wd.AdamW(4e-3), window=2048, batch=4).fit(steps=steps)
+        bits = {}
+        for kind in kinds:
+            total = count = 0
+            for _, codes, speaker in clips.validation_clips():
+                codes = np.concatenate([[128], codes])[None, : round(seconds * clips.sample_rate)].astype(np.int64)
+                logits = model.stream(codes[:, :-1], model.init_stream(weights=kind), speaker=np.array([speaker]))[0]
+                logits = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+                chosen = np.take_along_axis(logits, codes[0, 1:, None], axis=1)[:, 0]
+                total += float((np.log(np.exp(logits).sum(axis=1)) - chosen).sum())
+                count += len(chosen)
+            bits[str(kind)] = total / count / math.log(2)
+        return {"bits": bits, "samples": count, "steps": steps}
 
     def do_save(self, path):
         self.model.save(Path(path))

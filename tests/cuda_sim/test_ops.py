@@ -25,6 +25,7 @@ SMALL = {
     "dropout": ("one-sample", "short"),
     "upsample": ("one-sample", "kernel-beyond-the-end"),
     "pooling": ("one-sample", "one-row"),
+    "window_pooling": ("one-sample", "short", "max-overlap"),
     "conv2d": ("one-pixel", "image-below-dilation"),
     "separable": ("one-sample", "time-below-dilation"),
     "attention": ("one-sample", "window-2"),

@@ -73,6 +73,25 @@ class Emitter:
         value.align = self.bits // 8
         return value
 
+    def load_bytes(self, pointer):
+        """Whole numbers of one byte each, as floats."""
+        value = self.builder.load(self.builder.bitcast(pointer, ir.VectorType(ir.IntType(8), self.lanes).as_pointer()))
+        value.align = 1
+        return self.builder.sitofp(value, self.vector)
+
+    def load_halves(self, pointer):
+        """Numbers in half precision, as float32."""
+        shorts = ir.VectorType(ir.IntType(16), self.lanes)
+        value = self.builder.load(self.builder.bitcast(pointer, shorts.as_pointer()))
+        value.align = 2
+        if host.converts_halves():
+            halves = self.builder.bitcast(value, ir.VectorType(ir.HalfType(), self.lanes))
+            return self.builder.fpext(halves, self.vector)
+        # The sign stays in front; exponent and mantissa move to where a float32 has them, 2**112 too small.
+        moved = self.builder.shl(self.builder.sext(value, self.integers), self.whole(13))
+        bits = self.builder.and_(moved, self.whole(0x8FFFE000 - 2**32))
+        return self.mul(self.builder.bitcast(bits, self.vector), self.const(2.0**112))
+
     def store(self, value, pointer):
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer())).align = self.bits // 8
 

@@ -17,7 +17,7 @@ A sequence is an image of one row.
 from collections import namedtuple
 
 from wavedil.kernels.jit import inner
-from wavedil.kernels.layout import read_rows
+from wavedil.kernels.layout import even, read_rows
 from wavedil.kernels.panels import beyond, panels_of, strided_view, width_of, zero_memory
 from wavedil.kernels.products import left_taps
 
@@ -52,10 +52,16 @@ def slab_size(g, width):
     return g.copies * (g.run + g.kernel_height - 1) * g.panels_in * columns * width
 
 
+def products(g, depthwise):
+    """Multiplications of an image."""
+    pixels = g.rows * g.columns * g.kernel_height * g.kernel_width * g.outputs
+    return pixels if depthwise else pixels * g.inputs * g.groups
+
+
 def tasks(batch, g):
     """(item, first row, last row + 1, first column, last column + 1) of each task; rows count grid by grid."""
-    wide = min(g.columns, PIXELS)
-    high = max(1, PIXELS // wide)
+    wide = even(g.columns, PIXELS)
+    high = even(g.rows, max(1, PIXELS // wide))
     return [
         (b, i, min(i + high, g.rows), j, min(j + wide, g.columns))
         for b in range(batch)
@@ -65,9 +71,9 @@ def tasks(batch, g):
 
 
 def parts(all_tasks):
-    """The tasks in at most PARTS lists of neighbours, cut by their number alone."""
-    size = -(-len(all_tasks) // PARTS)
-    return [all_tasks[i : i + size] for i in range(0, len(all_tasks), size)]
+    """(first task, last + 1) of at most PARTS runs of neighbours, cut by their number alone."""
+    size = even(len(all_tasks), -(-len(all_tasks) // PARTS))
+    return [(i, min(i + size, len(all_tasks))) for i in range(0, len(all_tasks), size)]
 
 
 @inner

@@ -62,6 +62,12 @@ def column_tile_rows() -> int:
     return 16 if register_bytes() == 64 else tile_rows()
 
 
+@cache
+def converts_halves() -> bool:
+    """Whether it has instructions from half precision to float32."""
+    return "f16c" in _features() or platform.machine().lower() in ("aarch64", "arm64")
+
+
 def lanes(dtype) -> int:
     """Elements in one vector."""
     return vector_bytes() // np.dtype(dtype).itemsize

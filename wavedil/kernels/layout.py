@@ -10,17 +10,35 @@ import functools
 
 import numpy as np
 
+from wavedil.kernels import pool
 from wavedil.kernels.host import width
 from wavedil.kernels.jit import jit
 from wavedil.kernels.panels import beyond, move_memory, panels_of, right, width_of, zero_memory
 
 CHUNK = 96  # time rows that a kernel handles at once; a multiple of every tile's rows
+RATE = 3e10  # multiplications a second of one thread, about
 BLOCK = 10 * CHUNK  # time rows of a task
 
 
 def blocks(batch, rows):
     """(item, first row, last row + 1) of each task."""
-    return [(b, t, min(t + BLOCK, rows)) for b in range(batch) for t in range(0, rows, BLOCK)]
+    size = even(rows, BLOCK, CHUNK)
+    return [(b, t, min(t + size, rows)) for b in range(batch) for t in range(0, rows, size)]
+
+
+def even(count, most, multiple=1):
+    """The size of pieces of at most ``most``, all about the same: threads then have the same to do."""
+    pieces = -(-count // most)
+    return -(-count // (pieces * multiple)) * multiple
+
+
+def shares(tasks, threads, products):
+    """(tasks as an array, first, step) of each thread, one if there are few multiplications to do.
+
+    A kernel that runs through its tasks is called once: a call takes some 10 us with the interpreter's lock held.
+    """
+    threads = min(pool.worth(threads, products / RATE), len(tasks))
+    return [(np.array(tasks, np.int64), first, threads) for first in range(threads)]
 
 
 class _Writeable:

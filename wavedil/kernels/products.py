@@ -37,7 +37,8 @@ Targets, starts and tests are views; weights and sums are pointers. A panel of g
 tanh), then the vector of g (or sigmoid) for the same channels. Rows come in whole tiles (``panels.whole_tiles``);
 the callers allocate so, except for the kinds whose name begins with ``few_``, which take any number. A start may be
 the target itself, for ``+=``. The order of every sum is the same in all tiles, so a row's bits do not depend on how
-many rows there are.
+many rows there are. Weights may be stored in fewer bytes (see `storage`): a row of a panel becomes floats as it is
+loaded, and with int8 the finished sum is multiplied by its column's scale before the start is added.
 
 Every kind is one LLVM function in the module that calls it, so a kernel that uses it twice compiles it once.
 """
@@ -50,6 +51,7 @@ from numba.extending import intrinsic
 
 from wavedil.kernels import host
 from wavedil.kernels.emit import I64, Emitter, fields
+from wavedil.kernels.storage import SCALES
 from wavedil.kernels.vector import emit_sigmoid, emit_tanh
 
 Left = namedtuple("Left", "data row panel panels tap taps")
@@ -86,6 +88,22 @@ def left_view(typing, view, panels):
         return context.make_tuple(builder, result, [*fields(builder, args[0]), args[1], index(0), index(1)])
 
     return result(view, types.int64), codegen
+
+
+# weights --------------------------------------------------------------------------------------------------------------
+@intrinsic
+def matrix(typing, array, begin, number, panels, inner):
+    """Pointer to a matrix of so many panels, which have ``inner`` panels of rows: one of several, one after another."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        begin, number, panels, inner = args[1:]
+        w = host.width("f4" if array.dtype.bitwidth < 32 else f"f{array.dtype.bitwidth // 8}")
+        rows = builder.add(builder.mul(inner, index(w)), index(_scale_rows(array.dtype)))
+        size = builder.mul(builder.mul(panels, rows), index(w))
+        return builder.gep(data, [builder.add(begin, builder.mul(number, size))])
+
+    return types.CPointer(array.dtype)(array, *[types.int64] * 4), codegen
 
 
 # functions within a module --------------------------------------------------------------------------------------------
@@ -133,14 +151,27 @@ class _Place:
         return self.e.at(value, self.e.builder.mul(self.p, index(panels * self.e.width)))
 
 
-def _row_tile(e, left, b, panel_step, rows, ends):
-    """One tile of so many rows, and a panel for each of ``ends``: (views to start from, function that stores it)."""
+def _scale_rows(stored):
+    """Rows of a panel of weights of this Numba type that its scales take."""
+    return SCALES if stored == types.int8 else 0
+
+
+def _row_tile(e, left, b, panel_step, rows, ends, stored):
+    """One tile of so many rows, and a panel for each of ``ends``: (views to start from, function that stores it).
+
+    ``stored`` is the Numba type of the weights in memory.
+    """
     builder, wide = e.builder, e.registers()
     parts = e.width // wide.lanes  # registers to a panel's row
     data, row, panel, panels, tap, taps = left
+    load = {types.int8: wide.load_bytes, types.uint16: wide.load_halves}.get(stored, wide.load)
+    scaled = stored == types.int8
     sums = [
-        [[e.variable(_start(wide, starts, m, v)) for v in range(parts)] for m in range(rows)] for starts, _ in ends
+        [[e.variable(_start(wide, [] if scaled else starts, m, v)) for v in range(parts)] for m in range(rows)]
+        for starts, _ in ends
     ]
+    heads = [e.at(b, builder.mul(panel_step, index(p))) for p in range(len(ends))]
+    b = e.at(b, _scale_rows(stored) * e.width)
     a = [e.at(data, builder.mul(row, index(m))) for m in range(rows)]
     with e.loop(taps) as k, e.loop(panels) as q, e.loop(index(e.width // STEP)) as step:
         first = builder.mul(step, index(STEP))
@@ -149,14 +180,21 @@ def _row_tile(e, left, b, panel_step, rows, ends):
         b_here = e.at(b, builder.mul(inner, index(e.width)))
         b_panels = [e.at(b_here, builder.mul(panel_step, index(p))) for p in range(len(ends))]
         for j in range(STEP):
-            b_vectors = [[wide.load(e.at(b, j * e.width + v * wide.lanes)) for v in range(parts)] for b in b_panels]
+            b_vectors = [[load(e.at(b, j * e.width + v * wide.lanes)) for v in range(parts)] for b in b_panels]
             for m in range(rows):
                 x = wide.broadcast(e.at(a[m], offset, j))
                 for vectors, panel_sums in zip(b_vectors, sums, strict=True):
                     for v in range(parts):
                         e.set(panel_sums[m][v], wide.fma(x, vectors[v], e.get(panel_sums[m][v])))
-    for (_, finish), panel_sums in zip(ends, sums, strict=True):
+    for (starts, finish), panel_sums, head in zip(ends, sums, heads, strict=True):
         values = [[e.get(slot) for slot in slots] for slots in panel_sums]
+        if scaled:
+            head = builder.bitcast(head, e.element.as_pointer())
+            scales = [wide.load(e.at(head, v * wide.lanes)) for v in range(parts)]
+            values = [
+                [wide.fma(value, scales[v], _start(wide, starts, m, v)) for v, value in enumerate(row)]
+                for m, row in enumerate(values)
+            ]
         finish(values if parts == 2 else [e.halves(value) for (value,) in values])
 
 
@@ -191,19 +229,21 @@ def _row_product(name, kind, extras, panels_each=1, few=False):
     """
 
     def codegen(context, builder, signature, args):
-        _call(builder, name, args, signature.args[1].dtype, body)
+        stored, dtype = signature.args[1].dtype, signature.args[0].types[0].dtype
+        _call(builder, f"{name}.{stored}", args, dtype, lambda e, *args: body(e, stored, *args))
         return context.get_dummy_value()
 
-    def body(e, left, weights, rows, panels, *others):
+    def body(e, stored, left, weights, rows, panels, *others):
         builder = e.builder
         data, row, *rest = fields(builder, left)
-        inner = builder.mul(builder.mul(rest[1], rest[3]), index(e.width * e.width))  # elements of a panel of weights
+        inner_rows = builder.mul(builder.mul(rest[1], rest[3]), index(e.width))
+        inner = builder.mul(builder.add(inner_rows, index(_scale_rows(stored))), index(e.width))  # elements of a panel
         panels = builder.mul(panels, index(panels_each))
 
         def tile(p, m, tile_rows, tile_panels):
             here = [e.at(data, builder.mul(m, row)), row, *rest]
             ends = [kind(e, _Place(e, builder.add(p, index(i)), m), *others) for i in range(tile_panels)]
-            _row_tile(e, here, e.at(weights, builder.mul(p, inner)), inner, tile_rows, ends)
+            _row_tile(e, here, e.at(weights, builder.mul(p, inner)), inner, tile_rows, ends, stored)
 
         if not few:
             high = builder.sdiv(rows, index(TILE))
@@ -399,7 +439,6 @@ def column_product(typing, left, b, rows, panels, target):
                     _column_tile(e, left, m, b_here, rows, e.at(c_here, builder.mul(m, index(e.width))), size)
 
     return types.void(left, b, types.int64, types.int64, target), codegen
-
 
 
 # depthwise products ---------------------------------------------------------------------------------------------------

@@ -31,6 +31,10 @@ class Workspace:
             held = self._arrays[name] = make(shape, dtype)
         return held
 
+    def drop(self, name):
+        """Let go of an array."""
+        self._arrays.pop(name, None)
+
     def hold(self, name, value):
         """Keep a value that was costly to make; returns it."""
         self._values[name] = value

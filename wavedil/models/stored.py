@@ -95,7 +95,8 @@ class StoredStreams(Stored):
         self._check_state("save_stream", state)
         tensors = {f"{self.rows_of}.{i}.history": rows for i, rows in enumerate(state.history())}
         about = {"kind": "stream", "config": self.config.to_dict(), "dtype": str(self.dtype), "time": state.time,
-                 "batch": state.batch, "weights": state.weights}  # fmt: skip
+                 "batch": state.batch, "weights": state.weights,
+                 "options": {"weights": state.storage} if getattr(state, "storage", None) else {}}  # fmt: skip
         files.write(path, tensors, about)
 
     def load_stream(self, path):
@@ -115,7 +116,10 @@ class StoredStreams(Stored):
         for key, least in (("batch", 1), ("time", 0)):
             if type(about.get(key)) is not int or about[key] < least:
                 raise CheckpointError(f"{path}: {key} must be an integer from {least} up, got {about.get(key)!r}")
-        state, found = self.init_stream(about["batch"]), []
+        try:
+            state, found = self.init_stream(about["batch"], **about.get("options", {})), []
+        except (TypeError, ConfigError) as error:
+            raise CheckpointError(f"{path}: options must be those of init_stream: {error}") from None
         for i, rows in enumerate(state.history()):
             name = f"{self.rows_of}.{i}.history"
             value = tensors.get(name)

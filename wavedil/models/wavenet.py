@@ -268,6 +268,32 @@ class WaveNet(StoredStreams):
         saved : SavedFeatures
             For one `backward_features`; valid until the model's next `forward_features`. The parameters must stay as
             they are until then.
+
+        Examples
+        --------
+        A head of another kind: regression, here of the loudness of noise around each sample.
+
+        >>> import numpy as np
+        >>> import wavedil as wd
+        >>> from wavedil.ops import conv1d, loss
+        >>> rng = np.random.default_rng(0)
+        >>> louder = np.repeat(rng.uniform(0, 1, (4, 25)), 20, axis=1)
+        >>> codes = wd.audio.mulaw_encode(louder * rng.uniform(-1, 1, louder.shape))
+        >>> target = louder[..., None].astype(np.float32)
+        >>> model = wd.WaveNet(wd.WaveNetConfig(dilations=[1, 2, 4, 8]), seed=0)
+        >>> w = np.zeros((1, model.config.skip_channels, 1), np.float32)
+        >>> b = np.full(1, 0.5, np.float32)
+        >>> for step in range(300):
+        ...     skips, saved = model.forward_features(codes)
+        ...     y, saved_head = conv1d.forward(np.maximum(skips, 0), w, b)
+        ...     mse, saved_loss = loss.forward(y, target, kind="mse")
+        ...     first = mse if step == 0 else first
+        ...     head = conv1d.backward(loss.backward(1.0, saved_loss).x, saved_head)
+        ...     grads = model.backward_features(head.x * (skips > 0), saved)
+        ...     for value, grad in [(w, head.w), (b, head.b), *((model.params[n], grads[n]) for n in grads)]:
+        ...         value -= 0.5 * grad
+        >>> bool(mse < 0.5 * first)
+        True
         """
         condition = self._condition("forward_features", codes, condition, speaker)
         names, for_stack = self._trunk_needs("forward_features", needs)
@@ -321,15 +347,22 @@ class WaveNet(StoredStreams):
         return self.stream(codes, self.init_stream(len(codes)), condition=condition, speaker=speaker)
 
     # streams --------------------------------------------------------------------------------------------------------
-    def init_stream(self, batch=1):
+    def init_stream(self, batch=1, weights=None):
         """State of so many streams that begin with silence, for `stream`.
 
         The state keeps the parameters as they are now: a stream that is under way does not change its voice when
         training goes on. It is the caller's: it can be copied (``copy()``) and reset (``reset()``).
+
+        Parameters
+        ----------
+        batch : int
+        weights : {None, "float16", "int8"}
+            Store the convolutions' weights in a half or a quarter of the bytes, rounded (see
+            `wavedil.kernels.storage`): faster where the weights do not fit the caches. For float32 on the CPU.
         """
         state = gated_stack.init_state(
             self.params, batch, dilations=self.config.dilations, threads=self.threads,
-            condition_channels=self.config.condition_channels,
+            condition_channels=self.config.condition_channels, weights=weights,
         )  # fmt: skip
         return self._mark(state)
 
@@ -359,7 +392,7 @@ class WaveNet(StoredStreams):
         return host(gated_stack.step_features(np.asarray(codes), state, condition))
 
     def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, top_k=None, top_p=None, condition=None,
-                 speaker=None, progress=None):  # fmt: skip
+                 speaker=None, weights=None, progress=None):  # fmt: skip
         """Draw n codes for each of ``batch`` streams, one after the other.
 
         A draw depends only on the seed, the number of its stream and the time, so a stream comes out the same whatever
@@ -381,6 +414,8 @@ class WaveNet(StoredStreams):
             Draw only from the likeliest codes that together have at least this probability.
         condition : (B, Cc) array, optional
         speaker : int or (B,) array of ints, optional
+        weights : {None, "float16", "int8"}
+            As in `init_stream`.
         progress : callable, optional
             ``progress(done, n)``, now and then.
 
@@ -404,7 +439,7 @@ class WaveNet(StoredStreams):
         if speaker is not None and np.ndim(speaker) == 0:
             speaker = np.full(batch, speaker)
         condition = self._condition("generate", primer, condition, speaker)
-        state = self.init_stream(batch)
+        state = self.init_stream(batch, weights)
         if primer.shape[1] > 1:
             gated_stack.step(primer[:, :-1], state, condition)
         return gated_stack.sample(

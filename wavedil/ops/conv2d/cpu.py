@@ -16,9 +16,9 @@ import numpy as np
 
 from wavedil.kernels import grids, layout, pool
 from wavedil.kernels.host import width
-from wavedil.kernels.jit import jit
+from wavedil.kernels.jit import inner, jit
 from wavedil.kernels.layout import read_rows, write_rows
-from wavedil.kernels.panels import address, panel_view, repeated, right, strided_view
+from wavedil.kernels.panels import address, panel_view, repeated, right, strided_view, zero_memory
 from wavedil.kernels.products import column_product, depthwise_product, depthwise_sums, few_row_product
 from wavedil.kernels.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
@@ -143,40 +143,35 @@ class _Taps:
         return packed
 
 
-def _scratch(workspace, name, threads, count, size, dtype):
-    """An array for each thread: `pool.run` gives each thread the tasks that lie so many apart."""
-    count = min(pool.check_threads(threads), count)
-    return workspace.array(f"conv2d.{name}.scratch", (count, size), dtype)
-
-
 def _products(workspace, threads, y, x, weights, bias, g, depthwise):
     """y =, a task for some rows of the images."""
-    tasks = grids.tasks(y.shape[0], g)
+    shares = layout.shares(grids.tasks(y.shape[0], g), threads, y.shape[0] * grids.products(g, depthwise))
     w = width(y.dtype)
     size = grids.slab_size(g, w) + g.chunk * g.panels_out * w
-    scratch = _scratch(workspace, "products", threads, len(tasks), size, y.dtype)
+    scratch = workspace.array("conv2d.products.scratch", (len(shares), size), y.dtype)
     arrays = y.reshape(-1), layout.flat(x), weights.reshape(-1), bias.reshape(-1)
-    calls = [
-        (_forward, *arrays, scratch[i % len(scratch)], *task, g, depthwise) for i, task in enumerate(tasks)
-    ]
-    pool.run(calls, pool.check_threads(threads))
+    calls = [(_forward, *arrays, part, *share, g, depthwise) for part, share in zip(scratch, shares, strict=True)]
+    pool.run(calls, len(shares))
 
 
 def _weight_gradient(workspace, threads, grads, x, dy, taps, g):
     """dw and db, from a slab of each part of the tasks."""
     dtype, w = x.dtype, width(x.dtype)
-    parts = grids.parts(grids.tasks(x.shape[0], g))
+    tasks = grids.tasks(x.shape[0], g)
+    parts = grids.parts(tasks)
     views = taps.views()
     slabs = workspace.array("conv2d.slabs", (len(parts), len(views), *taps.panels(views[0])), dtype)
     sums = workspace.array("conv2d.sums", (len(parts), g.groups, g.panels_out * w), dtype)
     size = grids.slab_size(g, w) + (g.chunk + 1) * g.panels_out * w
-    scratch = _scratch(workspace, "weight", threads, len(parts), size, dtype)
-    arrays = layout.flat(x), layout.flat(dy)
+    shares = layout.shares(parts, threads, len(x) * grids.products(g, taps.depthwise))
+    scratch = workspace.array("conv2d.weight.scratch", (len(shares), size), dtype)
+    arrays = slabs.reshape(len(parts), -1), sums.reshape(len(parts), -1), layout.flat(x), layout.flat(dy)
+    tasks = np.array(tasks, np.int64)
     calls = [
-        (_part, slabs[i].reshape(-1), sums[i].reshape(-1), *arrays, scratch[i % len(scratch)], part, g, taps.depthwise)
-        for i, part in enumerate(parts)
+        (_weight_gradients, *arrays, part, tasks, *share, g, taps.depthwise)
+        for part, share in zip(scratch, shares, strict=True)
     ]
-    pool.run(calls, pool.check_threads(threads))
+    pool.run(calls, len(shares))
     if grads.w is not None:
         taps.array.fill(0)
         for k, view in enumerate(views):
@@ -188,18 +183,17 @@ def _weight_gradient(workspace, threads, grads, x, dy, taps, g):
             by_group += part[:, : g.outputs]
 
 
-def _part(dw, db, x, dy, scratch, tasks, g, depthwise):
-    """dw =, db =: the sums of these tasks."""
-    dw.fill(0)
-    db.fill(0)
-    for task in tasks:
-        _add_weight_gradient(dw, db, x, dy, scratch, *task, g, depthwise)
-
-
-# ---- kernels: some rows and columns of one image each ----------------------------------------------------------------
+# ---- kernels: a thread's tasks each, which are some rows and columns of an image -------------------------------------
 @jit
-def _forward(y, x, weights, bias, scratch, b, begin, end, first, last, g, depthwise):
+def _forward(y, x, weights, bias, scratch, tasks, first, step, g, depthwise):
     """y ="""
+    for i in range(first, len(tasks), step):
+        _forward_task(y, x, weights, bias, scratch, tasks[i], g, depthwise)
+
+
+@inner
+def _forward_task(y, x, weights, bias, scratch, task, g, depthwise):
+    b, begin, end, first, last = task[0], task[1], task[2], task[3], task[4]
     column, channels_out = g.groups * g.inputs, g.groups * g.outputs
     row = g.width * column
     target = panel_view(scratch, 0, g.chunk)
@@ -234,8 +228,19 @@ def _forward(y, x, weights, bias, scratch, b, begin, end, first, last, g, depthw
 
 
 @jit
-def _add_weight_gradient(dw, db, x, dy, scratch, b, begin, end, first, last, g, depthwise):
-    """dw +=, db +=: this block's part of the sums."""
+def _weight_gradients(slabs, sums, x, dy, scratch, tasks, parts, first, step, g, depthwise):
+    """slabs =, sums =: the gradients of each part's tasks."""
+    for i in range(first, len(parts), step):
+        zero_memory(address(slabs[i], 0), slabs.shape[1])
+        zero_memory(address(sums[i], 0), sums.shape[1])
+        for k in range(parts[i, 0], parts[i, 1]):
+            _add_weight_gradient(slabs[i], sums[i], x, dy, scratch, tasks[k], g, depthwise)
+
+
+@inner
+def _add_weight_gradient(dw, db, x, dy, scratch, task, g, depthwise):
+    """dw +=, db +=: a task's part of the sums."""
+    b, begin, end, first, last = task[0], task[1], task[2], task[3], task[4]
     column, channels_out = g.groups * g.inputs, g.groups * g.outputs
     row = g.width * column
     upper = panel_view(scratch, 0, g.chunk + 1)

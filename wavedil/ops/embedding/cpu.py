@@ -5,6 +5,7 @@ from wavedil.kernels.jit import jit
 from wavedil.kernels.panels import address
 from wavedil.kernels.workspace import Workspace
 
+RATE = 1e10  # bytes/s of one thread, about
 CODES = 4096  # codes of a forward task
 COLUMNS = 16  # columns of a backward task: a cache line of float32, so that threads do not fight over one
 
@@ -14,7 +15,7 @@ def forward(y, codes, table, *, workspace, threads):
     codes, count = _flat(workspace, codes), codes.size
     arrays = y.reshape(-1), codes, layout.flat(table)
     tasks = [(_forward, *arrays, t, min(t + CODES, count), table.shape[1]) for t in range(0, count, CODES)]
-    pool.run(tasks, pool.check_threads(threads))
+    pool.run(tasks, pool.worth(threads, y.nbytes / RATE))
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -23,7 +24,7 @@ def backward(grads, dy, saved, *, workspace, threads):
         channels = saved.channels
         arrays = grads.table.reshape(-1), layout.flat(dy), _flat(workspace, saved.codes)
         tasks = [(_backward, *arrays, c, min(c + COLUMNS, channels), channels) for c in range(0, channels, COLUMNS)]
-        pool.run(tasks, pool.check_threads(threads))
+        pool.run(tasks, pool.worth(threads, dy.nbytes / RATE))
 
 
 def _flat(workspace, codes):

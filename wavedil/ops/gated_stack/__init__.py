@@ -37,6 +37,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wavedil.errors import ConfigError, DTypeError, ShapeError
+from wavedil.kernels import storage
 from wavedil.ops import contract
 from wavedil.receptive import check_dilations
 
@@ -250,7 +251,7 @@ def backward(dskips, saved, *, into=None, needs=None, threads=None):
     return Grads(into, saved.backend.backward(dskips, saved.kept, into, needs=needs, threads=threads))
 
 
-def init_state(params, batch=1, *, dilations, condition_channels=0, backend=None, threads=None):
+def init_state(params, batch=1, *, dilations, condition_channels=0, weights=None, backend=None, threads=None):
     """State of ``batch`` streams that begin with silence, for `step`.
 
     The parameters are packed once and kept: a stream goes on with those that it was made with.
@@ -263,6 +264,9 @@ def init_state(params, batch=1, *, dilations, condition_channels=0, backend=None
     dilations : sequence of int
     condition_channels : int
         Channels of the condition that `step` will be given; 0 for none.
+    weights : {None, "float16", "int8"}
+        Store the convolutions' weights in fewer bytes and turn them into floats in registers (see
+        `wavedil.kernels.storage`): less memory to read, and rounded weights. For float32, and not on a device.
     backend : {None, "cpu", "cuda", "reference"}
     threads : int, optional
         Streams are spread over so many threads.
@@ -271,15 +275,24 @@ def init_state(params, batch=1, *, dilations, condition_channels=0, backend=None
     -------
     state
         With ``copy()``, ``reset()`` and ``time``, the number of rows seen.
+
+    Raises
+    ------
+    ShapeError, DTypeError, ConfigError
+        If an argument does not fit the others, or weights to be stored are not finite.
     """
     where = "gated_stack.init_state"
     channels = contract.whole(where, "condition_channels", condition_channels, 0)
     params, dilations, _, _ = _check(where, params, dilations, None, None, condition_channels=channels)
     batch = contract.whole(where, "batch", batch)
+    if weights is not None and contract.is_device_array(params["input.embedding"]):
+        raise ConfigError(f"{where}: weights must be None on a device, got {weights!r}")
+    weights = storage.check(where, weights, params)
     module = contract.backend(where, backend, params["input.embedding"], **params)
     return module.init_state(
-        params, batch, dilations=dilations, condition_channels=channels, threads=contract.threads(where, threads)
-    )
+        params, batch, dilations=dilations, condition_channels=channels, threads=contract.threads(where, threads),
+        weights=weights,
+    )  # fmt: skip
 
 
 def step(codes, state, condition=None, *, out=None):

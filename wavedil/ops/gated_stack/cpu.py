@@ -29,7 +29,7 @@ import copy
 import numpy as np
 
 from wavedil.errors import DivergedError
-from wavedil.kernels import pool
+from wavedil.kernels import pool, storage
 from wavedil.kernels.host import width
 from wavedil.kernels.layout import unlocked
 from wavedil.kernels.panels import (
@@ -121,18 +121,21 @@ class Stack:
         return array
 
     # parameters -----------------------------------------------------------------------------------------------------
+    def matrices(self):
+        """(panels, panels of its rows) of each packed matrix: of one block, and of the head."""
+        K, R, D, S, E, Q, C = self.kernel, self.R, self.D, self.S, self.E, self.Q, self.C
+        block = dict(
+            conv=(2 * D, K * R), condition=(2 * D, C), residual=(R, D), skip=(S, D), mix=(R + S, D),
+            conv_t=(R, K * 2 * D), mix_t=(D, R + S), condition_t=(C, 2 * D),
+        )  # fmt: skip
+        return block, dict(head0=(E, S), head1=(Q, E), head0_t=(S, E), head1_t=(E, Q))
+
     def sizes(self):
         """Elements of the packed parameters: of one block, and of those that the blocks share."""
-        w, K, R, D, S, E, Q, C = self.width, self.kernel, self.R, self.D, self.S, self.E, self.Q, self.C
-        block = dict(
-            conv=2 * D * K * R * w * w, bias=2 * D * w, condition=2 * D * C * w * w, residual=R * D * w * w,
-            residual_bias=R * w, skip=S * D * w * w, skip_bias=S * w, mix=(R + S) * D * w * w,
-            conv_t=R * K * 2 * D * w * w, mix_t=D * (R + S) * w * w, condition_t=C * 2 * D * w * w,
-        )  # fmt: skip
-        shared = dict(
-            embedding=R * self.classes * w, head0=E * S * w * w, head0_bias=E * w, head1=Q * E * w * w,
-            head1_bias=Q * w, head0_t=S * E * w * w, head1_t=E * Q * w * w,
-        )  # fmt: skip
+        w = self.width
+        block, shared = ({name: p * q * w * w for name, (p, q) in part.items()} for part in self.matrices())
+        block |= dict(bias=2 * self.D * w, residual_bias=self.R * w, skip_bias=self.S * w)
+        shared |= dict(embedding=self.R * self.classes * w, head0_bias=self.E * w, head1_bias=self.Q * w)
         return block, shared
 
     def maps(self):
@@ -194,31 +197,54 @@ class Stack:
             ]
         return self.workspace.hold((self.key, "maps"), (block, shared))
 
-    def pack(self, threads, train, lowest=0):
+    def pack(self, threads, train, lowest=0, weights=None):
         """The parameters as panels; the transposed ones only for training, and from the lowest block to train on."""
         block_sizes, shared_sizes = self.sizes()
         unused = {"bias", "mix"} | (set() if train else {name for name in block_sizes | shared_sizes if "_t" in name})
         sizes = {name: self.blocks * size for name, size in block_sizes.items()} | shared_sizes | {"zero": self.width}
-        begins, end = {}, 0
+        begins, ends = {}, {"matrices": 0, "vectors": 0}
+        block_matrices, shared_matrices = self.matrices()
+        kinds = {name: "matrices" if name in block_matrices | shared_matrices else "vectors" for name in sizes}
         for name, size in sizes.items():
             if name not in unused:
-                begins[name], end = end, end + size
-        weights = self.array(f"weights.{train}", end)
+                begins[name], ends[kinds[name]] = ends[kinds[name]], ends[kinds[name]] + size
+        arrays = {kind: self.array(f"{kind}.{train}", end) for kind, end in ends.items()}
+        if weights is not None:  # the floats are needed for a moment only
+            self.workspace.drop((self.key, f"matrices.{train}"))
         block_maps, shared_maps = self.maps()
 
         def pack_part(prefix, i, maps, sizes):
             for name, packed, index in maps:
                 if packed not in unused and not (prefix and i < lowest and packed.endswith("_t")):
                     begin = begins[packed] + i * sizes[packed]
-                    gather(self.params[prefix + name].reshape(-1), index, weights[begin : begin + sizes[packed]])
+                    target = arrays[kinds[packed]][begin : begin + sizes[packed]]
+                    gather(self.params[prefix + name].reshape(-1), index, target)
 
         bias = begins["head1_bias"]
-        weights[bias + self.classes : bias + self.Q * self.width] = -1e30  # classes that do not exist: probability zero
+        # Classes that do not exist have probability zero.
+        arrays["vectors"][bias + self.classes : bias + self.Q * self.width] = -1e30
         tasks = [(pack_part, f"blocks.{i}.", i, block_maps, block_sizes) for i in range(self.blocks)]
         pool.run([*tasks, (pack_part, "", 0, shared_maps, shared_sizes)], self._copiers(threads))
+        if weights is not None:
+            arrays["matrices"], moved = self._stored(arrays["matrices"], begins, weights)
+            begins |= moved
         panels = (self.R, self.D, self.S, self.E, self.Q, self.C)
         begins |= {name: 0 for name in unused - {"bias", "mix"}}
-        return Net(self.dilations, self.kernel, *panels, self.classes, weights, **begins)
+        return Net(self.dilations, self.kernel, *panels, self.classes, **arrays, **begins)
+
+    def _stored(self, packed, begins, kind):
+        """Packed matrices in fewer bytes: the array, and where in it each begins."""
+        block, shared = self.matrices()
+        parts, moved, end = [], {}, 0
+        for name, (panels, rows) in (block | shared).items():
+            if name in begins:
+                panels, rows = panels * (self.blocks if name in block else 1), rows * self.width
+                matrix = packed[begins[name] :][: panels * rows * self.width].reshape(panels, rows, self.width)
+                parts.append(storage.stored(matrix, kind) if matrix.size else np.zeros(0, storage.KINDS[kind]))
+                moved[name], end = end, end + len(parts[-1])
+        array = aligned_zeros(end, parts[0].dtype)
+        array[:] = np.concatenate(parts)
+        return array, moved
 
     def _copiers(self, threads):
         """Threads to copy parameters with: many small copies on two threads take twice the time of one."""
@@ -559,15 +585,17 @@ class Stream:
         Rows seen so far.
     """
 
-    def __init__(self, params, batch, *, dilations, condition_channels, threads=None):
+    def __init__(self, params, batch, *, dilations, condition_channels, threads=None, weights=None):
         self.threads = pool.check_threads(threads)
-        self.batch, self.time, self.condition_channels = batch, 0, condition_channels
+        self.batch, self.time, self.condition_channels, self.storage = batch, 0, condition_channels, weights
         # A condition may turn out to be global (part of the biases) or local (part of the products).
         self.stacks = {local: Stack(params, dilations, Workspace(), local) for local in {0, condition_channels}}
-        self.nets = {local: stack.pack(1, train=False) for local, stack in self.stacks.items()}
+        self.nets = {local: stack.pack(1, train=False, weights=weights) for local, stack in self.stacks.items()}
         # What the biases are made of is kept as well: training may change the parameters under way.
         names = [name for name in params if name.endswith(("conv.bias", "condition.weight"))]
         kept = {name: params[name].copy() for name in names}
+        if weights is not None:
+            kept = storage.rounded_matrices(kept, weights)
         for stack in self.stacks.values():
             stack.params = kept
         stack = self.stacks[0]
@@ -576,7 +604,7 @@ class Stream:
         self._layout[GATES] = [[0] * stack.blocks, [CHUNK * stack.width] * stack.blocks]
         self.x = aligned_zeros((batch, size), stack.dtype)
         self.position = np.zeros((batch, 2, stack.blocks), np.int64)
-        self._biases_of = None
+        self._biases_of = self._plain_items = None
         self.reset()
 
     def reset(self):
@@ -618,7 +646,7 @@ class Stream:
         other.stacks = {local: copy.copy(stack) for local, stack in self.stacks.items()}
         for stack in other.stacks.values():
             stack.workspace = Workspace()
-        other._biases_of = None
+        other._biases_of = other._plain_items = None
         return other
 
     @property
@@ -626,21 +654,30 @@ class Stream:
         """Bytes of the state itself, the parameters not counted."""
         return self.x.nbytes + self.position.nbytes
 
+    @property
+    def weight_bytes(self):
+        """Bytes of the parameters as they are read, once for each step of generation."""
+        net = self.nets[0]
+        return net.matrices.nbytes + net.vectors.nbytes
+
     def _items(self, count, condition):
         """The net and each stream's arrays for ``count`` rows."""
         everyone, local = _split(condition)
+        biases = self._biases(everyone)
+        if local is None and self._plain_items is not None:  # their arrays stay the same
+            return self.nets[0], self._plain_items
         stack = self.stacks[0 if local is None else local.shape[2]]
         net = self.nets[stack.local_channels]
-        biases = self._biases(everyone)
-        rows = whole_tiles(count)
-        conditions = stack.local(local, self.batch, rows)
+        conditions = stack.local(local, self.batch, count)
         gates = stack.array("gates", self.batch, 2 * stack.D * CHUNK * stack.width)
         mix = stack.array("mix", self.batch, (stack.R + stack.S) * CHUNK * stack.width)
         items = [
             Item(self.x[b], gates[b], self._layout, self.position[b], self.x.shape[1], mix[b], conditions[b],
-                 conditions[b], rows, CHUNK, biases[b], 0, **stack.scratch(CHUNK, b))
+                 conditions[b], count, CHUNK, biases[b], 0, **stack.scratch(CHUNK, b))
             for b in range(self.batch)
         ]  # fmt: skip
+        if local is None:
+            self._plain_items = items
         return net, items
 
     def _biases(self, condition):
@@ -650,23 +687,17 @@ class Stream:
             self._biases_of = (held, self.stacks[0].biases(self.batch, condition))
         return self._biases_of[1]
 
-    def _codes(self, codes, extra=0):
-        """Codes as int64, with room for whole tiles."""
-        held = np.zeros((self.batch, whole_tiles(codes.shape[1]) + extra), np.int64)
-        held[:, : codes.shape[1]] = codes
-        return held
-
     def step(self, codes, condition, out, head=True):
         """Fill the logits that follow each of some codes, (batch, n), or without the head their skip sums."""
         net, items = self._items(codes.shape[1], condition)
-        held = self._codes(codes)
+        held = np.ascontiguousarray(codes, np.int64)
         pool.run([(stream_rows, net, items[b], held[b], out[b], head) for b in range(self.batch)], self.threads)
         self.time += codes.shape[1]
 
     def loss(self, codes, weights, condition):
         """Sum over the items of weight * nats of codes[:, 1:]."""
         net, items = self._items(weights.shape[1], condition)
-        held = self._codes(codes, 1)
+        held = np.ascontiguousarray(codes, np.int64)
         losses = np.zeros((self.batch, 1))
         tasks = [(stream_loss, net, items[b], held[b], weights[b], losses[b]) for b in range(self.batch)]
         pool.run(tasks, self.threads)
@@ -711,9 +742,11 @@ def _same(a, b):
     return (a is None) == (b is None) and (a is None or np.array_equal(a, b))
 
 
-def init_state(params, batch, *, dilations, condition_channels, threads):
+def init_state(params, batch, *, dilations, condition_channels, threads, weights):
     """Backend of the contract."""
-    return Stream(params, batch, dilations=dilations, condition_channels=condition_channels, threads=threads)
+    return Stream(
+        params, batch, dilations=dilations, condition_channels=condition_channels, threads=threads, weights=weights
+    )
 
 
 def loss(params, codes, weights, *, dilations, condition, threads):

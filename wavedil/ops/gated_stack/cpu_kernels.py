@@ -28,6 +28,7 @@ from wavedil.kernels.products import (
     few_row_product_relu,
     left_taps,
     left_view,
+    matrix,
     row_product,
     row_product_biased,
     row_product_gate,
@@ -43,11 +44,12 @@ CHUNK = 192  # time rows; a multiple of every tile's rows. 96 was slower: by 3% 
 TILE = tile_rows()
 
 # Counts of panels (of residual, dilation, skip, end channels, classes, local condition channels); the packed parameters
-# in one array, and where in it each begins: `mix` is [residual | skip], `_t` is transposed, for the backward pass.
+# in two arrays, and where in them each begins. `matrices` has the weights, of floats or stored in fewer bytes: `mix` is
+# [residual | skip], `_t` is transposed, for the backward pass. `vectors` has what is always of floats.
 Net = namedtuple(
     "Net",
-    "dilations kernel R D S E Q C classes weights embedding conv condition residual residual_bias skip skip_bias "
-    "head0 head0_bias head1 head1_bias conv_t mix_t condition_t head0_t head1_t zero",
+    "dilations kernel R D S E Q C classes matrices vectors conv condition residual skip head0 head1 "
+    "conv_t mix_t condition_t head0_t head1_t embedding residual_bias skip_bias head0_bias head1_bias zero",
 )
 # Gradients of one item in one array, packed like the parameters. residual_bias of block i belongs to block i - 1.
 # `needs` has a number for each block, and one for the head: the sum of what is to be computed there, named below.
@@ -92,59 +94,72 @@ def gates_of(item, block, t):
     return strided_view(address(item.gates, at), w, item.layout[GATES, STEP, block])
 
 
-@inner
-def gate_forward(net, item, block, t, n, z):
-    """gates, z = gate(bias + condition + conv(X)) for n rows."""
-    weights, w = net.weights, width_of(address(net.weights, 0))
-    dilation, D2 = net.dilations[block], 2 * net.D
-    gates = gates_of(item, block, t)
-    start = repeated(address(item.bias, block * D2 * w))
-    if net.C > 0:
-        condition = down(panel_view(item.condition, 0, item.rows), t)
-        matrix = address(weights, net.condition + block * D2 * net.C * w * w)
-        row_product(left_view(condition, net.C), matrix, n, D2, gates, start)
-        start = gates
-    x = down(inputs(item, block, t), -(net.kernel - 1) * dilation)
-    matrix = address(weights, net.conv + block * D2 * net.kernel * net.R * w * w)
-    row_product_gate(left_taps(x, net.R, dilation * w, net.kernel), matrix, n, net.D, gates, start, z)
+Forward = namedtuple("Forward", "gate blocks head")
 
 
-@inner
-def blocks_forward(net, item, codes, first, last, t, mix_row, n):
-    """n rows through the blocks first .. last - 1: fills the next X and the skip sum."""
-    weights, w = net.weights, width_of(address(net.weights, 0))
-    skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
-    z = panel_view(item.scratch, item.z, CHUNK)
-    left = left_view(z, net.D)
-    if first == 0:
-        x = inputs(item, 0, t)
-        for r in range(n):
-            look_up(address(weights, net.embedding), codes[t + r], down(x, r), net.R, net.classes)
-    for block in range(first, last):
-        gate_forward(net, item, block, t, n, z)
-        if block + 1 < len(net.dilations):
-            matrix = address(weights, net.residual + block * net.D * net.R * w * w)
-            bias = repeated(address(weights, net.residual_bias + block * net.R * w))
-            x, following = inputs(item, block, t), inputs(item, block + 1, t)
-            row_product_biased(left, matrix, n, net.R, following, x, bias)
-        matrix = address(weights, net.skip + block * net.D * net.S * w * w)
-        bias = repeated(address(weights, net.skip_bias + block * net.S * w))
-        before = strided_view(address(weights, net.zero), 0, 0) if block == 0 else skip
-        row_product_biased(left, matrix, n, net.S, skip, before, bias)
+def _forward(product, biased, relu, gate):
+    """The forward pass of a chunk by these kinds of products."""
+
+    @inner
+    def gate_forward(net, item, block, t, n, z):
+        """gates, z = gate(bias + condition + conv(X)) for n rows."""
+        w, dilation, D2 = width_of(address(net.vectors, 0)), net.dilations[block], 2 * net.D
+        gates = gates_of(item, block, t)
+        start = repeated(address(item.bias, block * D2 * w))
+        if net.C > 0:
+            condition = down(panel_view(item.condition, 0, item.rows), t)
+            weights = matrix(net.matrices, net.condition, block, D2, net.C)
+            product(left_view(condition, net.C), weights, n, D2, gates, start)
+            start = gates
+        x = down(inputs(item, block, t), -(net.kernel - 1) * dilation)
+        weights = matrix(net.matrices, net.conv, block, D2, net.kernel * net.R)
+        gate(left_taps(x, net.R, dilation * w, net.kernel), weights, n, net.D, gates, start, z)
+
+    @inner
+    def blocks_forward(net, item, codes, first, last, t, mix_row, n):
+        """n rows through the blocks first .. last - 1: fills the next X and the skip sum."""
+        vectors, w = net.vectors, width_of(address(net.vectors, 0))
+        skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
+        z = panel_view(item.scratch, item.z, CHUNK)
+        left = left_view(z, net.D)
+        if first == 0:
+            x = inputs(item, 0, t)
+            for r in range(n):
+                look_up(address(vectors, net.embedding), codes[t + r], down(x, r), net.R, net.classes)
+        for block in range(first, last):
+            gate_forward(net, item, block, t, n, z)
+            if block + 1 < len(net.dilations):
+                weights = matrix(net.matrices, net.residual, block, net.R, net.D)
+                bias = repeated(address(vectors, net.residual_bias + block * net.R * w))
+                x, following = inputs(item, block, t), inputs(item, block + 1, t)
+                biased(left, weights, n, net.R, following, x, bias)
+            weights = matrix(net.matrices, net.skip, block, net.S, net.D)
+            bias = repeated(address(vectors, net.skip_bias + block * net.S * w))
+            before = strided_view(address(vectors, net.zero), 0, 0) if block == 0 else skip
+            biased(left, weights, n, net.S, skip, before, bias)
+
+    @inner
+    def head_forward(net, item, mix_row, n):
+        """ReLUs and logits of n rows, into the item's scratch."""
+        skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
+        skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
+        logits = panel_view(item.scratch, item.logits, CHUNK)
+        relu_rows(skip, skip_on, n, net.S)
+        bias0, bias1 = repeated(address(net.vectors, net.head0_bias)), repeated(address(net.vectors, net.head1_bias))
+        weights0 = matrix(net.matrices, net.head0, 0, net.E, net.S)
+        weights1 = matrix(net.matrices, net.head1, 0, net.Q, net.E)
+        relu(left_view(skip_on, net.S), weights0, n, net.E, end, bias0)
+        product(left_view(end, net.E), weights1, n, net.Q, logits, bias1)
+        return logits
+
+    return Forward(gate_forward, blocks_forward, head_forward)
 
 
-@inner
-def head_forward(net, item, mix_row, n):
-    """ReLUs and logits of n rows, into the item's scratch."""
-    skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
-    skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
-    logits = panel_view(item.scratch, item.logits, CHUNK)
-    relu_rows(skip, skip_on, n, net.S)
-    weights = net.weights
-    bias0, bias1 = repeated(address(weights, net.head0_bias)), repeated(address(weights, net.head1_bias))
-    row_product_relu(left_view(skip_on, net.S), address(weights, net.head0), n, net.E, end, bias0)
-    row_product(left_view(end, net.E), address(weights, net.head1), n, net.Q, logits, bias1)
-    return logits
+# Training has whole tiles of rows; a stream's blocks may be of any size, down to one row.
+_whole = _forward(row_product, row_product_biased, row_product_relu, row_product_gate)
+_few = _forward(few_row_product, few_row_product_biased, few_row_product_relu, few_row_product_gate)
+gate_forward, blocks_forward, head_forward = _whole
+stream_blocks, stream_head = _few.blocks, _few.head
 
 
 @inner
@@ -153,33 +168,33 @@ def head_backward(net, item, grads, mix_row, n):
     dskip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
     skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
     dlogits, dend = panel_view(item.scratch, item.logits, CHUNK), panel_view(item.scratch, item.dend, CHUNK)
-    weights, slab, needs = net.weights, grads.slab, grads.needs[len(net.dilations)]
+    slab, needs = grads.slab, grads.needs[len(net.dilations)]
     if needs & HEAD1:
         add_column_sums(dlogits, n, net.Q, address(slab, grads.head1_bias))
         column_product(left_view(end, net.E), dlogits, n, net.Q, address(slab, grads.head1))
     if needs & (HEAD0 | SKIP_SUM):
-        matrix, sums = address(weights, net.head1_t), address(slab, grads.head0_bias)
-        row_product_mask(left_view(dlogits, net.Q), matrix, n, net.E, dend, end, sums)
+        weights, sums = matrix(net.matrices, net.head1_t, 0, net.E, net.Q), address(slab, grads.head0_bias)
+        row_product_mask(left_view(dlogits, net.Q), weights, n, net.E, dend, end, sums)
     if needs & HEAD0:
         column_product(left_view(skip_on, net.S), dend, n, net.E, address(slab, grads.head0))
     if needs & SKIP_SUM:
-        matrix, sums = address(weights, net.head0_t), address(slab, grads.skip_bias)
-        row_product_mask(left_view(dend, net.E), matrix, n, net.S, dskip, skip_on, sums)
+        weights, sums = matrix(net.matrices, net.head0_t, 0, net.S, net.E), address(slab, grads.skip_bias)
+        row_product_mask(left_view(dend, net.E), weights, n, net.S, dskip, skip_on, sums)
 
 
 @inner
 def block_backward(net, item, grads, block, t, n, mix, z, recompute):
     """n rows back through one block, as far as is needed: dh in the first panels of ``mix`` is replaced, the gates are
     by their gradient, parameter gradients +=."""
-    weights, slab, w = net.weights, grads.slab, width_of(address(net.weights, 0))
+    slab, w = grads.slab, width_of(address(net.vectors, 0))
     dilation, D2, RS, needs = net.dilations[block], 2 * net.D, net.R + net.S, grads.needs[block]
     if recompute:
         item.position[GATES, block] -= n
         gate_forward(net, item, block, t, n, z)
     gates = gates_of(item, block, t)
-    matrix = address(weights, net.mix_t + block * RS * net.D * w * w)
+    weights = matrix(net.matrices, net.mix_t, block, net.D, RS)
     sums = address(slab, grads.bias + block * D2 * w)
-    row_product_gate_backward(left_view(mix, RS), matrix, n, net.D, gates, z, sums)
+    row_product_gate_backward(left_view(mix, RS), weights, n, net.D, gates, z, sums)
 
     if needs & (RESIDUAL | SKIP):
         begin = 0 if needs & RESIDUAL else net.R
@@ -195,13 +210,13 @@ def block_backward(net, item, grads, block, t, n, mix, z, recompute):
         column_product(left_view(condition, net.C), gates, n, D2, target)
     if needs & CONDITION:
         dcondition = down(panel_view(item.dcondition, 0, item.rows), t)
-        matrix = address(weights, net.condition_t + block * D2 * net.C * w * w)
-        row_product(left_view(gates, D2), matrix, n, net.C, dcondition, dcondition)
+        weights = matrix(net.matrices, net.condition_t, block, net.C, D2)
+        row_product(left_view(gates, D2), weights, n, net.C, dcondition, dcondition)
     if needs & INPUT:
         later = left_taps(down(gates, (net.kernel - 1) * dilation), D2, -dilation * w, net.kernel)
-        matrix = address(weights, net.conv_t + block * net.kernel * D2 * net.R * w * w)
+        weights = matrix(net.matrices, net.conv_t, block, net.R, net.kernel * D2)
         sums = address(slab, grads.residual_bias + block * net.R * w)
-        row_product_sum(later, matrix, n, net.R, mix, mix, sums)
+        row_product_sum(later, weights, n, net.R, mix, mix, sums)
 
 
 # ---- a span of chunks ------------------------------------------------------------------------------------------------
@@ -307,11 +322,11 @@ def advance(item, first, last, n):
 
 
 @inner
-def stream_chunk(net, item, codes, t, n, real):
-    """Skip sum of a chunk, forward only, through buffers that slide; ``real`` of its n rows are kept."""
+def stream_chunk(net, item, codes, t, n):
+    """Skip sum of a chunk of n rows, forward only, through buffers that slide."""
     slide_down(net, item, 0, len(net.dilations), n)
-    blocks_forward(net, item, codes, 0, len(net.dilations), t, 0, n)
-    advance(item, 0, len(net.dilations), real)
+    stream_blocks(net, item, codes, 0, len(net.dilations), t, 0, n)
+    advance(item, 0, len(net.dilations), n)
     return right(panel_view(item.mix, 0, item.mix_rows), net.R)
 
 
@@ -320,11 +335,10 @@ def stream_loss(net, item, codes, weights, loss):
     """Add the weighted nats of codes[1:] given those before to the loss."""
     count = len(weights)
     for t in range(0, count, CHUNK):
-        real = min(CHUNK, count - t)
-        n = (real + TILE - 1) // TILE * TILE
-        stream_chunk(net, item, codes, t, n, real)
-        logits = head_forward(net, item, 0, n)
-        loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], weights[0], False)
+        n = min(CHUNK, count - t)
+        stream_chunk(net, item, codes, t, n)
+        logits = stream_head(net, item, 0, n)
+        loss[0] += cross_entropy_rows(logits, n, net.Q, codes[t + 1 :], weights[t:], weights[0], False)
 
 
 @jit
@@ -332,13 +346,12 @@ def stream_rows(net, item, codes, out, head):
     """The logits that follow each code, or without the head its skip sum."""
     count = len(out)
     for t in range(0, count, CHUNK):
-        real = min(CHUNK, count - t)
-        n = (real + TILE - 1) // TILE * TILE
-        rows = stream_chunk(net, item, codes, t, n, real)
+        n = min(CHUNK, count - t)
+        rows = stream_chunk(net, item, codes, t, n)
         if head:
-            rows = head_forward(net, item, 0, n)
+            rows = stream_head(net, item, 0, n)
         w = width_of(rows.data)
-        for r in range(real):
+        for r in range(n):
             for q in range(out.shape[1]):
                 out[t + r, q] = rows.data[(q // w) * rows.panel + r * w + q % w]
 
@@ -354,34 +367,36 @@ def inputs_of_streams(item, block, t):
 @inner
 def sample_step(net, item, codes, n):
     """Logits after one more code of each of n streams, which are the rows of all matrices here."""
-    weights, w, D2 = net.weights, width_of(address(net.weights, 0)), 2 * net.D
+    vectors, w, D2 = net.vectors, width_of(address(net.vectors, 0)), 2 * net.D
     z, skip = panel_view(item.scratch, item.z, n), panel_view(item.scratch, item.skip, n)
     gates, end = panel_view(item.gates, 0, n), panel_view(item.scratch, item.end, n)
     logits = panel_view(item.scratch, item.logits, n)
     x = inputs_of_streams(item, 0, 0)
     for b in range(n):
-        look_up(address(weights, net.embedding), codes[b], down(x, b), net.R, net.classes)
+        look_up(address(vectors, net.embedding), codes[b], down(x, b), net.R, net.classes)
     left = left_view(z, net.D)
     for block in range(len(net.dilations)):
         dilation = net.dilations[block]
         past = left_taps(inputs_of_streams(item, block, -(net.kernel - 1) * dilation), net.R, dilation * w, net.kernel)
-        matrix = address(weights, net.conv + block * D2 * net.kernel * net.R * w * w)
+        weights = matrix(net.matrices, net.conv, block, D2, net.kernel * net.R)
         bias = strided_view(address(item.bias, block * D2 * w), item.bias_step, w)
-        few_row_product_gate(past, matrix, n, net.D, gates, bias, z)
+        few_row_product_gate(past, weights, n, net.D, gates, bias, z)
         if block + 1 < len(net.dilations):
-            matrix = address(weights, net.residual + block * net.D * net.R * w * w)
-            bias = repeated(address(weights, net.residual_bias + block * net.R * w))
+            weights = matrix(net.matrices, net.residual, block, net.R, net.D)
+            bias = repeated(address(vectors, net.residual_bias + block * net.R * w))
             x, following = inputs_of_streams(item, block, 0), inputs_of_streams(item, block + 1, 0)
-            few_row_product_biased(left, matrix, n, net.R, following, x, bias)
-        matrix = address(weights, net.skip + block * net.D * net.S * w * w)
-        bias = repeated(address(weights, net.skip_bias + block * net.S * w))
-        before = strided_view(address(weights, net.zero), 0, 0) if block == 0 else skip
-        few_row_product_biased(left, matrix, n, net.S, skip, before, bias)
+            few_row_product_biased(left, weights, n, net.R, following, x, bias)
+        weights = matrix(net.matrices, net.skip, block, net.S, net.D)
+        bias = repeated(address(vectors, net.skip_bias + block * net.S * w))
+        before = strided_view(address(vectors, net.zero), 0, 0) if block == 0 else skip
+        few_row_product_biased(left, weights, n, net.S, skip, before, bias)
         item.position[X, block] += 1
     relu_rows(skip, skip, n, net.S)
-    bias0, bias1 = repeated(address(weights, net.head0_bias)), repeated(address(weights, net.head1_bias))
-    few_row_product_relu(left_view(skip, net.S), address(weights, net.head0), n, net.E, end, bias0)
-    few_row_product(left_view(end, net.E), address(weights, net.head1), n, net.Q, logits, bias1)
+    bias0, bias1 = repeated(address(vectors, net.head0_bias)), repeated(address(vectors, net.head1_bias))
+    weights0 = matrix(net.matrices, net.head0, 0, net.E, net.S)
+    weights1 = matrix(net.matrices, net.head1, 0, net.Q, net.E)
+    few_row_product_relu(left_view(skip, net.S), weights0, n, net.E, end, bias0)
+    few_row_product(left_view(end, net.E), weights1, n, net.Q, logits, bias1)
     return logits
 
 

@@ -397,8 +397,9 @@ class Stream:
         self.time += count
 
 
-def init_state(params, batch, *, dilations, condition_channels, threads):
-    """Backend of the contract."""
+def init_state(params, batch, *, dilations, condition_channels, threads, weights):
+    """Backend of the contract; ``weights`` is None."""
+    del threads, weights
     return Stream(params, batch, dilations=dilations, condition_channels=condition_channels)
 
 

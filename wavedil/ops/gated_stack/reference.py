@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from wavedil.errors import DivergedError
+from wavedil.kernels import storage
 from wavedil.kernels.random import uniform
 
 
@@ -141,7 +142,8 @@ def backward(dskips, kept, into, *, needs, threads):
 class Stream:
     """All that was seen so far: every step runs the whole past again."""
 
-    def __init__(self, params, batch, dilations, condition_channels):
+    def __init__(self, params, batch, dilations, condition_channels, weights):
+        self.storage = weights
         self.params, self.batch, self.dilations = params, batch, dilations
         self.condition_channels = condition_channels
         self.classes, self.dtype = params["head.1.weight"].shape[1], params["head.1.weight"].dtype
@@ -188,6 +190,9 @@ class Stream:
                 out[b, i] = min(code, np.searchsorted(p, p[-1]))
 
 
-def init_state(params, batch, *, dilations, condition_channels, threads):
+def init_state(params, batch, *, dilations, condition_channels, threads, weights):
     """Backend of the contract."""
-    return Stream({name: np.array(value) for name, value in params.items()}, batch, dilations, condition_channels)
+    params = {name: np.array(value) for name, value in params.items()}
+    if weights is not None:
+        params = storage.rounded_matrices(params, weights)
+    return Stream(params, batch, dilations, condition_channels, weights)

@@ -17,9 +17,18 @@ import numpy as np
 
 from wavedil.kernels import grids, layout, pool
 from wavedil.kernels.host import width
-from wavedil.kernels.jit import jit
+from wavedil.kernels.jit import inner, jit
 from wavedil.kernels.layout import read_rows, write_rows
-from wavedil.kernels.panels import address, beyond, panel_view, panels_of, repeated, right, strided_view
+from wavedil.kernels.panels import (
+    address,
+    beyond,
+    panel_view,
+    panels_of,
+    repeated,
+    right,
+    strided_view,
+    zero_memory,
+)
 from wavedil.kernels.products import column_product, depthwise_product, depthwise_sums, few_row_product, left_view
 from wavedil.kernels.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
@@ -35,9 +44,8 @@ def forward(y, x, depth, point, b, dilation, padding, *, workspace, threads):
     bias[: g.outputs] = 0 if b is None else b
     no_bias = workspace.array("separable.no_bias", (g.panels_in * w,), y.dtype)
     arrays = y, x, _pack_depth(workspace, depth), _pack_point(workspace, point), bias, no_bias
-    tasks = grids.tasks(y.shape[0], g)
     size = grids.slab_size(g, w) + g.chunk * (g.panels_in + g.panels_out) * w
-    _run(_forward, workspace, "forward", threads, arrays, tasks, size, g)
+    _run(_forward, workspace, "forward", threads, arrays, size, g)
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -56,7 +64,7 @@ def backward(grads, dy, saved, *, workspace, threads):
         arrays = grads.x, dh, _pack_depth(workspace, depth, reverse=True)
         no_bias = workspace.array("separable.no_bias", (g.panels_out * w,), x.dtype)
         size = grids.slab_size(g, w) + g.chunk * g.panels_out * w
-        _run(_depthwise, workspace, "back", threads, (*arrays, no_bias), grids.tasks(x.shape[0], g), size, g)
+        _run(_depthwise, workspace, "back", threads, (*arrays, no_bias), size, g)
 
 
 def step(y, state, x, depth, point, b, dilation, *, workspace):
@@ -110,33 +118,33 @@ def _pack_point(workspace, point, transposed=False):
     return packed
 
 
-def _run(kernel, workspace, name, threads, arrays, tasks, size, g):
-    """A call for each task. `pool.run` gives each thread the tasks that lie so many apart, each has its scratch."""
-    threads = pool.check_threads(threads)
-    scratch = workspace.array(f"separable.{name}.scratch", (min(threads, len(tasks)), size), arrays[0].dtype)
+def _run(kernel, workspace, name, threads, arrays, size, g):
+    """Fill the first of the arrays."""
+    shares = layout.shares(grids.tasks(len(arrays[0]), g), threads, len(arrays[0]) * grids.products(g, True))
+    scratch = workspace.array(f"separable.{name}.scratch", (len(shares), size), arrays[0].dtype)
     arrays = [arrays[0].reshape(-1), *map(layout.flat, arrays[1:])]
-    pool.run([(kernel, *arrays, scratch[i % len(scratch)], *task, g) for i, task in enumerate(tasks)], threads)
+    pool.run([(kernel, *arrays, part, *share, g) for part, share in zip(scratch, shares, strict=True)], len(shares))
 
 
 def _weight_gradients(workspace, threads, grads, dh, x, dy, depth, point, g):
     """dh =, and depth, point and b +=, from slabs of each part of the tasks."""
     dtype, w = x.dtype, width(x.dtype)
-    parts = grids.parts(grids.tasks(x.shape[0], g))
+    tasks = grids.tasks(x.shape[0], g)
+    parts = grids.parts(tasks)
     terms = g.kernel_height * g.kernel_width
     d_depth = workspace.array("separable.d_depth", (len(parts), g.panels_in, terms, w), dtype)
     d_point = workspace.array("separable.d_point", (len(parts), g.panels_out, g.panels_in * w, w), dtype)
     sums = workspace.array("separable.sums", (len(parts), g.panels_out * w), dtype)
     size = grids.slab_size(g, w) + (g.chunk + 1) * (2 * g.panels_in + g.panels_out) * w
-    threads = pool.check_threads(threads)
-    scratch = workspace.array("separable.weight.scratch", (min(threads, len(parts)), size), dtype)
+    shares = layout.shares(parts, threads, len(x) * grids.products(g, True))
+    scratch = workspace.array("separable.weight.scratch", (len(shares), size), dtype)
     no_bias = workspace.array("separable.no_bias", (g.panels_in * w,), dtype)
     weights = _pack_depth(workspace, depth), _pack_point(workspace, point, transposed=True), no_bias
-    arrays = dh.reshape(-1), layout.flat(x), layout.flat(dy), *map(layout.flat, weights)
-    calls = [
-        (_part, d_depth[i].reshape(-1), d_point[i].reshape(-1), sums[i], *arrays, scratch[i % len(scratch)], part, g)
-        for i, part in enumerate(parts)
-    ]
-    pool.run(calls, threads)
+    slabs = (array.reshape(len(parts), -1) for array in (d_depth, d_point, sums))
+    arrays = *slabs, dh.reshape(-1), layout.flat(x), layout.flat(dy), *map(layout.flat, weights)
+    tasks = np.array(tasks, np.int64)
+    calls = [(_gradients, *arrays, part, tasks, *share, g) for part, share in zip(scratch, shares, strict=True)]
+    pool.run(calls, len(shares))
     if grads.depth is not None:
         ordered = workspace.array("separable.ordered", (1, terms, g.inputs), dtype)
         ordered.fill(0)
@@ -152,18 +160,17 @@ def _weight_gradients(workspace, threads, grads, dh, x, dy, depth, point, g):
             grads.b[...] += part[: g.outputs]
 
 
-def _part(d_depth, d_point, db, dh, x, dy, depth, point, no_bias, scratch, tasks, g):
-    """d_depth =, d_point =, db =: the sums of these tasks; dh =."""
-    for array in (d_depth, d_point, db):
-        array.fill(0)
-    for task in tasks:
-        _add_weight_gradients(d_depth, d_point, db, dh, x, dy, depth, point, no_bias, scratch, *task, g)
-
-
-# ---- kernels: some rows and columns of one image each ----------------------------------------------------------------
+# ---- kernels: a thread's tasks each, which are some rows and columns of an image -------------------------------------
 @jit
-def _forward(y, x, depth, point, bias, no_bias, scratch, b, begin, end, first, last, g):
+def _forward(y, x, depth, point, bias, no_bias, scratch, tasks, first, step, g):
     """y ="""
+    for i in range(first, len(tasks), step):
+        _forward_task(y, x, depth, point, bias, no_bias, scratch, tasks[i], g)
+
+
+@inner
+def _forward_task(y, x, depth, point, bias, no_bias, scratch, task, g):
+    b, begin, end, first, last = task[0], task[1], task[2], task[3], task[4]
     row = g.width * g.inputs
     hidden = panel_view(scratch, 0, g.chunk)
     w = hidden.row
@@ -191,8 +198,15 @@ def _forward(y, x, depth, point, bias, no_bias, scratch, b, begin, end, first, l
 
 
 @jit
-def _depthwise(y, x, depth, bias, scratch, b, begin, end, first, last, g):
+def _depthwise(y, x, depth, bias, scratch, tasks, first, step, g):
     """y ="""
+    for i in range(first, len(tasks), step):
+        _depthwise_task(y, x, depth, bias, scratch, tasks[i], g)
+
+
+@inner
+def _depthwise_task(y, x, depth, bias, scratch, task, g):
+    b, begin, end, first, last = task[0], task[1], task[2], task[3], task[4]
     row = g.width * g.inputs
     target = panel_view(scratch, 0, g.chunk)
     w = target.row
@@ -218,10 +232,21 @@ def _depthwise(y, x, depth, bias, scratch, b, begin, end, first, last, g):
 
 
 @jit
-def _add_weight_gradients(
-    d_depth, d_point, db, dh, x, dy, depth, point, no_bias, scratch, b, begin, end, first, last, g
-):
-    """d_depth +=, d_point +=, db +=: this block's part of the sums; dh =: its rows."""
+def _gradients(d_depth, d_point, db, dh, x, dy, depth, point, no_bias, scratch, tasks, parts, first, step, g):
+    """d_depth =, d_point =, db =: the sums of each part's tasks; dh =."""
+    for i in range(first, len(parts), step):
+        for slabs in (d_depth, d_point, db):
+            zero_memory(address(slabs[i], 0), slabs.shape[1])
+        for k in range(parts[i, 0], parts[i, 1]):
+            _add_gradients(
+                d_depth[i], d_point[i], db[i], dh, x, dy, depth, point, no_bias, scratch, tasks[k], g
+            )
+
+
+@inner
+def _add_gradients(d_depth, d_point, db, dh, x, dy, depth, point, no_bias, scratch, task, g):
+    """d_depth +=, d_point +=, db +=: a task's part of the sums; dh =: its rows."""
+    b, begin, end, first, last = task[0], task[1], task[2], task[3], task[4]
     row = g.width * g.inputs
     high = g.chunk + 1
     hidden = panel_view(scratch, 0, high)

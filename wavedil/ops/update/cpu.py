@@ -11,13 +11,15 @@ import numpy as np
 from wavedil.kernels import pool
 from wavedil.kernels.jit import jit
 
+RATE = 2e10  # bytes/s of one thread, about
 CHUNK = 65536  # elements; a constant, so that results do not depend on the number of threads
 
 
 def global_norm(x, threads):
     chunks = _chunks(x.size)
     sums = np.empty(len(chunks))
-    pool.run([(_sum_of_squares, sums[i : i + 1], x[chunk]) for i, chunk in enumerate(chunks)], threads)
+    calls = [(_sum_of_squares, sums[i : i + 1], x[chunk]) for i, chunk in enumerate(chunks)]
+    pool.run(calls, pool.worth(threads, x.size * x.itemsize / RATE))
     total = np.float64(0)
     for value in sums:
         total += value
@@ -50,7 +52,8 @@ def _run(threads, kernel, arrays, scalars):
     size = arrays[0].size
     none = arrays[0][:0]
     arrays = [none if array is None else array for array in arrays]
-    pool.run([(kernel, *(array[chunk] for array in arrays), *scalars) for chunk in _chunks(size)], threads)
+    calls = [(kernel, *(array[chunk] for array in arrays), *scalars) for chunk in _chunks(size)]
+    pool.run(calls, pool.worth(threads, sum(array.nbytes for array in arrays) / RATE))
 
 
 @jit

@@ -1,7 +1,7 @@
 """Make the bundled clips again from the two Debian packages they come from.
 
-    python tools/make_bundle.py                      # fetches the packages with apt-get download
-    python tools/make_bundle.py --debs FOLDER        # uses the .deb files that lie in FOLDER
+    python examples/make_bundle.py                      # fetches the packages with apt-get download
+    python examples/make_bundle.py --debs FOLDER        # uses the .deb files that lie in FOLDER
 
 Of each language it takes the digits 0-9, the single letters, the phonetic alphabet and 20 sentences of 2-6 s, and
 writes them as FLAC (lossless, 16 bit, 8 kHz) with a manifest, the licence and the credits. The split into training and
