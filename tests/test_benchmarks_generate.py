@@ -60,7 +60,12 @@ def test_a_small_run(tmp_path, monkeypatch, capsys):
         (1, "model"), (1, "audio"), (16, "model"), (16, "audio")]  # fmt: skip
     assert all(0 < row["p50"] <= row["p99"] <= row["max"] for row in document["streaming"])
     assert document["small_network"]["gflops"] > 0 and document["first_sample"]["first_sample"]["median"] > 0
+    assert [row["channels"] for row in document["weights"]["rows"]] == [16]
+    bits = document["weights"]["effect"]["bits"]
+    assert set(bits) == {"None", "float16", "int8"} and all(0 < b < 8.5 for b in bits.values())
+    assert abs(bits["float16"] - bits["None"]) < 0.01 and len(set(bits.values())) == 3
     text = readme.generation(document, "picture.png")
+    assert "| 16, 1 | " in text.partition("float16 | int8")[2] and "| bits/sample, 32 channels | " in text
     assert "| 16, 8 | " in text and "| 16 | 1.000 ms |" in text and "(picture.png)" in text
 
 

@@ -60,17 +60,14 @@ class WavedilGenerate(worker.Peer):
         Sums of the same codes in the same order, so that the differences are those of the weights alone.
         """
         clips = wd.audio.bundled_clips()
-        config = wd.WaveNetConfig(
-            dilations=problems.Problem(32).dilations, sample_rate=clips.sample_rate, speakers=len(clips.speakers)
-        )
-        model = wd.WaveNet(config)
+        model = wd.WaveNet(wd.WaveNetConfig(problems.Problem(32).dilations, sample_rate=clips.sample_rate))
         wd.Trainer(model, clips, optimizer=wd.AdamW(4e-3), window=2048, batch=4).fit(steps=steps)
         bits = {}
         for kind in kinds:
             total = count = 0
-            for _, codes, speaker in clips.validation_clips():
+            for _, codes, _ in clips.validation_clips():
                 codes = np.concatenate([[128], codes])[None, : round(seconds * clips.sample_rate)].astype(np.int64)
-                logits = model.stream(codes[:, :-1], model.init_stream(weights=kind), speaker=np.array([speaker]))[0]
+                logits = model.stream(codes[:, :-1], model.init_stream(weights=kind))[0]
                 logits = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
                 chosen = np.take_along_axis(logits, codes[0, 1:, None], axis=1)[:, 0]
                 total += float((np.log(np.exp(logits).sum(axis=1)) - chosen).sum())
