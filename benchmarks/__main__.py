@@ -24,6 +24,7 @@ class Name(StrEnum):
     compile_time = "compile_time"
     gpu = "gpu"
     finetune = "finetune"
+    sequence_tasks = "sequence_tasks"
 
 
 def interpreter(path):
@@ -35,7 +36,8 @@ def interpreter(path):
 
 def main(
     names: Annotated[list[Name] | None, typer.Argument(
-        help="What to run; all but gpu and finetune (half an hour) if none is named.")] = None,
+        help="What to run; if none is named, all but gpu, and finetune and sequence_tasks, which take most of an hour.",
+    )] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller cases, under 2 minutes in all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every peer.")] = harness.cores(),
     torch_python: Annotated[str, typer.Option(help="Interpreter that has torch.")] = sys.executable,
@@ -49,7 +51,7 @@ def main(
         out = harness.RESULTS / "quick" if quick else harness.RESULTS
     settings = Settings(quick, threads, interpreter(torch_python), interpreter(jax_python), out, speech)
     harness.say(harness.describe(harness.machine()))
-    for name in names or [n for n in Name if n not in (Name.gpu, Name.finetune)]:
+    for name in names or [n for n in Name if n not in (Name.gpu, Name.finetune, Name.sequence_tasks)]:
         begin = time.perf_counter()
         harness.say(f"\n== {name}")
         importlib.import_module(f"benchmarks.{name}").run(settings)

@@ -80,14 +80,28 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="stop each run after so long; call again to go on")
     options = parser.parse_args()
+    measure(options.tasks or list(examples.TASKS), options.seeds, options.minutes)
+
+
+def run(settings):
+    """As one of `python -m benchmarks`; quick: the fastest task, once, and nothing is written."""
+    if settings.quick:
+        train(tasks(), "digits", 0, None)
+    else:
+        measure(list(tasks().TASKS), [0, 1, 2])
+
+
+def measure(names, seeds, minutes=None):
+    """Run what is not known yet, and write the table."""
+    examples = tasks()
     path = harness.RESULTS / "sequence_tasks.json"
     document = json.loads(path.read_text()) if path.exists() else {"results": {}}
-    for name in options.tasks or list(examples.TASKS):
-        for seed in options.seeds:
+    for name in names:
+        for seed in seeds:
             known = document["results"].setdefault(name, {})
             if str(seed) in known:
                 continue
-            result = train(examples, name, seed, options.minutes)
+            result = train(examples, name, seed, minutes)
             if result is None:
                 continue
             known[str(seed)] = result

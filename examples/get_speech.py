@@ -2,6 +2,7 @@
 
     python examples/get_speech.py                # speech/en, es, fr, it and ru
     python examples/get_speech.py it ru -o data  # data/it and data/ru
+    python examples/get_speech.py it it-menardi -o italian  # a second Italian voice, of the same words
 
 They are the sounds of the Asterisk telephone exchange as Debian packages them. On Debian, Ubuntu and their like this
 needs no rights: `apt-get download` and `dpkg-deb -x`. The audio keeps its own licences, which are printed and copied.
@@ -17,12 +18,19 @@ from pathlib import Path
 import soundfile
 
 # language: folder in the package, speaker, licence, and the minutes of speech that must be there
-VOICES = {
+LANGUAGES = {
     "en": ("en_US_f_Allison", "Allison Smith (f)", "CC-BY-SA-3.0", 20),
     "es": ("es_MX_f_Allison", "Allison Smith (f)", "CC-BY-SA-3.0", 20),
     "fr": ("fr_CA_f_June", "June Wallack (f)", "CC-BY-SA-3.0", 20),
     "it": ("it_IT_m_Carlo", "Carlo Flora (m)", "CC-BY-3.0", 20),
     "ru": ("ru_RU_f_IvrvoiceRU", "IvrvoiceRU (f), provided by Maxim Topal, ivrvoice.ru", "CC-BY-3.0", 20),
+}
+VOICES = LANGUAGES | {
+    "it-menardi": ("it_IT_f_Menardi", "Paola Dal Zot (f), made by Marco Menardi and her, www.voip.ammdomus.it",
+                   "CC-BY-SA-3.0", 20),
+}  # fmt: skip
+PACKAGES = {name: f"asterisk-core-sounds-{name}-wav" for name in LANGUAGES} | {
+    "it-menardi": "asterisk-prompt-it-menardi-wav",
 }
 ELSEWHERE = """\
 {tools} not found: this needs Debian, Ubuntu or the like. Elsewhere, either run it in a container,
@@ -35,24 +43,25 @@ language into a folder of its own below {out}. Any other recordings will do as w
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help=f"of {', '.join(VOICES)}; default: all")
+    parser.add_argument("languages", nargs="*", metavar="LANGUAGE",
+                        help=f"of {', '.join(VOICES)}; default: {', '.join(LANGUAGES)}")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, default=Path("speech"), help="folder to make (default: speech)")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.languages) - set(VOICES))
     if unknown:
         parser.error(f"languages must be of {', '.join(VOICES)}, got {', '.join(unknown)}")
-    for language in arguments.languages or VOICES:
+    for language in arguments.languages or LANGUAGES:
         get(language, arguments.out)
 
 
 def get(language, out):
     """Make OUT/LANGUAGE, unless a whole one is there."""
     inside, speaker, licence, least = VOICES[language]
-    package, folder = f"asterisk-core-sounds-{language}-wav", out / language
+    package, folder = PACKAGES[language], out / language
     if not folder.exists():
         missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
         if missing:
-            packages = " ".join(f"asterisk-core-sounds-{name}-wav" for name in VOICES)
+            packages = " ".join(PACKAGES[name] for name in LANGUAGES)
             sys.exit(ELSEWHERE.format(tools=" and ".join(missing), packages=packages, out=out))
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out) as place:  # on the same disk, so that it can be renamed

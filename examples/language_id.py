@@ -12,7 +12,9 @@ It prints a table and leaves language_id.png and language_id_confusion.png.
 """
 
 import argparse
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -109,7 +111,11 @@ def main(arguments=None):
                   f"{options.shots} clips of each language, {options.seeds} draws")  # fmt: skip
     best = max(accuracy, key=lambda arm: np.median(accuracy[arm]))
     report.confusion_matrix(f"{options.out}_confusion.png", confusion[best], data.labels, f"{best}, all draws")
-    print(f"pictures: {options.out}.png, {options.out}_confusion.png")
+    found = {"labels": data.labels, "judged_by": len(held), "shots": options.shots, "steps": options.steps,
+             "pretrain_steps": options.pretrain_steps, "accuracy": accuracy,
+             "confusion": {arm: counts.tolist() for arm, counts in confusion.items()}}  # fmt: skip
+    Path(f"{options.out}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(f"pictures: {options.out}.png, {options.out}_confusion.png; figures: {options.out}.json")
     return accuracy
 
 

@@ -4,8 +4,8 @@ There is one take of each digit and speaker, so a classifier learns from a handf
 speaker is left out in turn: the trunk (a WaveNet that predicts the samples of the other speakers' speech, no labels)
 and the classifier on it know nothing of the voice that they are judged by.
 
-    python examples/get_speech.py                  # speech/: five languages, one voice each
-    python examples/spoken_digits.py speech        # some minutes
+    python examples/get_speech.py it it-menardi -o italian  # two Italian voices, a man's and a woman's
+    python examples/spoken_digits.py italian       # some minutes
     python examples/spoken_digits.py               # the bundled speech: an Italian and a Russian voice
 
 Any folder with `SPEAKER/digits/0.wav` to `9.wav` (or another extension) will do. Mind that with one voice for each

@@ -232,6 +232,16 @@ def test_info_of_a_run_and_of_a_preset(trained):
         assert words in preset.stdout
 
 
+def test_info_warns_of_blind_spots_and_of_a_window_below_the_field(tmp_path):
+    file = tmp_path / "my.toml"
+    file.write_text("[model]\ndilations = [2, 4, 8]\n[train]\nwindow = 8\n")
+    result = wavedil("info", "--config", file, "--no-measure")
+    assert result.exit_code == 0, result.output
+    warnings = [line for line in result.stdout.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 2 and "window" in warnings[1], result.stdout
+    assert "warning:" not in wavedil("info", "--preset", "tiny", "--no-measure").stdout
+
+
 def test_forward_flops_counts_two_per_weight_of_a_product():
     shapes = {"input.embedding": (256, 4), "blocks.0.conv.weight": (2, 4, 6), "blocks.0.conv.bias": (6,),
               "blocks.0.condition.weight": (4, 6),

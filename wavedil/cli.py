@@ -866,6 +866,8 @@ def _info(console, wanted, voices, measure):
                             f"about {_bytes(memory)} of memory"),
     ):
         _say(console, f"{name + ':':17}{text}")
+    for text in receptive.cautions(config.dilations, config.kernel_size, window=t.window):
+        _say(console, f"{'warning:':17}{text}")
     if measure:
         _budget(console, model)
 
