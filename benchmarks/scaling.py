@@ -22,7 +22,7 @@ def axes_of(settings):
     """axis -> list of (value, problem, threads)."""
     window = 1024 if settings.quick else 4096
     base, threads = Problem(window=window), settings.threads
-    powers = (10, 12, 14) if settings.quick else range(10, 21)
+    powers = (10, 13) if settings.quick else range(10, 21)
     channels = (16, 32) if settings.quick else (16, 24, 30, 32, 48, 64, 96, 128)
     blocks = (10, 20) if settings.quick else (5, 10, 20, 40)
     return {

@@ -120,10 +120,15 @@ def _pack_point(workspace, point, transposed=False):
 
 def _run(kernel, workspace, name, threads, arrays, size, g):
     """Fill the first of the arrays."""
-    shares = layout.shares(grids.tasks(len(arrays[0]), g), threads, len(arrays[0]) * grids.products(g, True))
+    shares = layout.shares(grids.tasks(len(arrays[0]), g), threads, len(arrays[0]) * _products(g, kernel is _forward))
     scratch = workspace.array(f"separable.{name}.scratch", (len(shares), size), arrays[0].dtype)
     arrays = [arrays[0].reshape(-1), *map(layout.flat, arrays[1:])]
     pool.run([(kernel, *arrays, part, *share, g) for part, share in zip(scratch, shares, strict=True)], len(shares))
+
+
+def _products(g, pointwise=True):
+    """Multiplications of an image."""
+    return grids.products(g, True) + pointwise * g.rows * g.columns * g.inputs * g.outputs
 
 
 def _weight_gradients(workspace, threads, grads, dh, x, dy, depth, point, g):
@@ -136,7 +141,7 @@ def _weight_gradients(workspace, threads, grads, dh, x, dy, depth, point, g):
     d_point = workspace.array("separable.d_point", (len(parts), g.panels_out, g.panels_in * w, w), dtype)
     sums = workspace.array("separable.sums", (len(parts), g.panels_out * w), dtype)
     size = grids.slab_size(g, w) + (g.chunk + 1) * (2 * g.panels_in + g.panels_out) * w
-    shares = layout.shares(parts, threads, len(x) * grids.products(g, True))
+    shares = layout.shares(parts, threads, len(x) * _products(g))
     scratch = workspace.array("separable.weight.scratch", (len(shares), size), dtype)
     no_bias = workspace.array("separable.no_bias", (g.panels_in * w,), dtype)
     weights = _pack_depth(workspace, depth), _pack_point(workspace, point, transposed=True), no_bias
