@@ -13,7 +13,8 @@ from wavedil import ops
 from wavedil.kernels import cuda_rows
 
 __all__ = [
-    "test_a_stack_equals_the_reference", "test_a_training_equals_the_cpus", "test_draws_of_whole_networks",
+    "test_a_stack_equals_the_reference", "test_a_training_equals_the_cpus", "test_arrays_are_scaled_in_place",
+    "test_draws_of_whole_networks",
     "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_pull", "test_single_ops_equal_the_reference",
     "test_streams_and_draws", "test_the_same_bits_twice", "test_updates_equal_the_reference",
 ]  # fmt: skip
@@ -103,6 +104,14 @@ def test_a_tcn_equals_the_reference(on_device, name, dtype):
     assert got.loss == pytest.approx(expected.loss, rel=tolerance)
     for key, gradient in expected.grads.items():
         h.assert_close(got.grads[key].to_host(), gradient, tolerance, f"{case}, {dtype}: {key}")
+
+
+@by_dtype
+def test_arrays_are_scaled_in_place(on_device, dtype):
+    x = np.random.default_rng(0).standard_normal((3, 700)).astype(dtype)
+    moved = device.to_device(x)
+    moved *= 0.3
+    h.assert_close(moved.to_host(), 0.3 * x, 1e-6 if dtype == "float32" else 1e-14)
 
 
 @by_dtype
