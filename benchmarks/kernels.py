@@ -36,6 +36,11 @@ def separable(channels, kernel, dilation, width=None):
     return dict(zip(names, (4, width, width, channels, channels, kernels, dilation, "same", True), strict=True))
 
 
+def attention(channels, time, window):
+    names = ("batch", "time", "heads", "channels", "window")
+    return dict(zip(names, (4, time, 4, channels // 4, window), strict=True))
+
+
 def gated_block(channels, kernel, dilation):
     names = ("batch", "time", "residual", "dilated", "skip", "kernel", "dilation", "bias", "condition")
     sizes = dict(zip(names, (4, 4096, channels, channels, channels, kernel, dilation, True, None), strict=True))
@@ -84,6 +89,12 @@ CASES = {
         "C=32 3x3 d=2": separable(32, 3, 2, width=64),
         "C=64 3x3 d=2": separable(64, 3, 2, width=64),
     },
+    "attention": {
+        "C=64 T=2048 window=64": attention(64, 2048, 64),
+        "C=64 T=2048 window=512": attention(64, 2048, 512),
+        "C=64 T=1024 whole past": attention(64, 1024, 1024),
+        "C=128 T=2048 window=64": attention(128, 2048, 64),
+    },
     "gated_block": {
         "C=32 K=2 d=64": gated_block(32, 2, 64),
         "C=16 K=2 d=64": gated_block(16, 2, 64),
@@ -97,8 +108,8 @@ CASES = {
     "update": {f"adam, {n} floats": {"elements": n} for n in (1_000_000, 100_000, 10_000_000)},
 }
 MARKS = {  # of the roofline
-    "conv1d": "o", "conv2d": "h", "separable": "^", "gated_block": "s", "cross_entropy": "D", "embedding": "v",
-    "update": "P",
+    "conv1d": "o", "conv2d": "h", "separable": "^", "attention": "X", "gated_block": "s", "cross_entropy": "D",
+    "embedding": "v", "update": "P",
 }  # fmt: skip
 CONVOLUTIONS = ("conv1d", "gated_block", "gated_stack")
 IMAGES = ("channels first", "channels last")  # torch's two layouts
@@ -121,6 +132,12 @@ def cost(family, sizes, what):
         else:
             weights = s["inputs"] * (taps + s["outputs"])
         return 2 * rows * weights * both, 4 * (rows * (both * s["inputs"] + s["outputs"]) + both * weights)
+    if family == "attention":
+        s = sizes
+        window = min(s["window"], s["time"])
+        pairs = s["time"] * window - window * (window - 1) // 2
+        wide, rows = s["heads"] * s["channels"], s["batch"] * s["time"]
+        return 4 * s["batch"] * pairs * wide * both, 4 * rows * wide * (4 if both == 1 else 7)
     if family == "gated_block":
         s = sizes
         rows, gate = s["batch"] * s["time"], s["dilated"]

@@ -77,7 +77,7 @@ def write(problem, path, seed=0):
     # A random walk over the classes: speech-like enough that the loss moves, and no two neighbours are unrelated.
     steps = rng.integers(-8, 9, (problem.batch, problem.window + 1)).cumsum(axis=1)
     arrays["codes"] = ((problem.classes // 2 + steps) % problem.classes).astype(np.uint8)
-    np.savez(path, allow_pickle=False, **arrays)
+    np.savez(path, **arrays)
     return Path(path)
 
 

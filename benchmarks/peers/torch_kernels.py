@@ -170,6 +170,18 @@ class Separable(Images):
         return ((F.conv2d if self.wide else F.conv1d)(hidden, point, self.t.get("b")),)
 
 
+class Attention(Operation):
+    def prepare(self):
+        time, window = self.t["x"].shape[1], self.settings["window"]
+        ago = torch.arange(time)[:, None] - torch.arange(time)
+        self.options = {"attn_mask": (0 <= ago) & (ago < window)} if window < time else {"is_causal": True}
+
+    def run(self):
+        x, heads = self.t["x"], self.settings["heads"]
+        q, k, v = x.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        return (F.scaled_dot_product_attention(q, k, v, **self.options).transpose(1, 2).flatten(2),)
+
+
 class Embedding(Operation):
     def prepare(self):
         self.t["codes"] = self.t["codes"].long()
@@ -229,6 +241,7 @@ TASKS = {
     "conv1d": Conv1d,
     "conv2d": Images,
     "separable": Separable,
+    "attention": Attention,
     "gated_block": GatedBlock,
     "gated_stack": Stack,
     "embedding": Embedding,

@@ -110,7 +110,7 @@ class WavedilKernels(worker.Peer):
                 y, _ = op.forward(**arrays, **settings)
                 for i, part in enumerate(y if isinstance(y, tuple) else (y,)):
                     arrays[f"dy{i}"] = rng.standard_normal(part.shape).astype(np.float32)
-        np.savez(path, allow_pickle=False, settings=np.array(json.dumps(settings)), **arrays)
+        np.savez(path, settings=np.array(json.dumps(settings)), **arrays)
 
     def do_setup(self, family, path):
         with np.load(path, allow_pickle=False) as file:
