@@ -304,7 +304,9 @@ def draw(runs):
         ax.set_xlabel("new speech")
         ax.set_ylabel(unit)
         ax.set_title(title, fontsize=10, loc="left")
-    amount.legend(fontsize=7, frameon=False)
+    low, high = amount.get_ylim()
+    amount.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+    amount.legend(fontsize=6.5, frameon=False, ncols=2, loc="upper right")
     return fig
 
 
