@@ -188,9 +188,10 @@ def draw(rows, about):
 def run(settings, shapes=None, window=None):
     shapes = shapes or (SHAPES[1:2] if settings.quick else SHAPES)
     window = window or (1024 if settings.quick else 4096)
-    if settings.quick:
-        say("torch.compile: skipped: it alone compiles for longer than --quick may take")
     rows, chosen = [], peers(settings, compiled=not settings.quick)
+    if settings.quick:
+        say("torch.compile and JAX: skipped: they compile for longer than --quick may take")
+        chosen = {label: peer for label, peer in chosen.items() if not label.startswith("jax")}
     fill_cache(chosen, settings)
     with tempfile.TemporaryDirectory() as folder:
         for channels, kernel in shapes:
