@@ -110,7 +110,9 @@ def measure(names, seeds, minutes=None):
             document["results"] = order
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(document, indent=1) + "\n")
-            lines = [*table(order), "", harness.describe(document["machine"])]
+            # Errors do not depend on what else the machine does; minutes do.
+            about = harness.describe(document["machine"] | {"load_before": None})
+            lines = [*table(order), "", f"{about}. The minutes include whatever else the machine did."]
             path.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
