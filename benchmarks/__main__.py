@@ -39,7 +39,7 @@ def main(
         help="What to run; if none is named, all but gpu, and finetune and sequence_tasks, which take most of an hour; "
              "with --quick peak, kernels, train_step and generate.",
     )] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller cases, two minutes in all.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller cases, under two minutes in all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every peer.")] = harness.cores(),
     torch_python: Annotated[str, typer.Option(help="Interpreter that has torch.")] = sys.executable,
     jax_python: Annotated[str, typer.Option(help="Interpreter that has jax.")] = sys.executable,
