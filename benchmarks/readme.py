@@ -89,7 +89,7 @@ def generation(document, picture):
             cells.append(f"{of['samples_per_second']:,.0f}{faster}")
         lines.append("| " + " | ".join(cells) + " |")
     bits = weights["effect"]["bits"]
-    costs = (f"{bits[kind] - exact:+.4f}" for kind in ("float16", "int8"))
+    costs = (f"{round(bits[kind] - exact, 4) + 0.0:+.4f}" for kind in ("float16", "int8"))
     lines.append("| " + " | ".join(["bits/sample, 32 channels", f"{exact:.4f}", *costs]) + " |")
     lines += ["", f"![Generation and streaming]({picture})"]
     lines += ["", f"Machine: {harness.describe(document['machine'])}."]

@@ -86,7 +86,7 @@ def f32(*shape):
 
 X, W, B = f32(2, 9, 8, 16), f32(3, 2, 16, 8), f32(8)
 SHAPE, DTYPE, CONFIG = errors.ShapeError, errors.DTypeError, errors.ConfigError
-PADDING = "padding must be 'same', 'causal', 'valid' or ((above, below), (left, right)), got "
+PADDING = "padding must be 'causal', 'same', 'valid' or ((above, below), (left, right)), got "
 
 BAD = [
     (SHAPE, "x must be (B, H, W, 16), got (2, 9, 8, 8)", dict(x=f32(2, 9, 8, 8))),

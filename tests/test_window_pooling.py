@@ -104,10 +104,10 @@ def test_threads_change_no_bit(kind):
     [
         ({"kind": "median"}, ConfigError, "kind must be one of 'average', 'max', got 'median'"),
         ({"window": 0}, ConfigError, "window must be at least 1, got 0"),
-        ({"window": (2, 2)}, ConfigError, "window must be a number, got \\(2, 2\\)"),
+        ({"window": (2, 2)}, ConfigError, "window must be an integer, got \\(2, 2\\)"),
         ({"stride": 0}, ConfigError, "stride must be at least 1"),
-        ({"padding": "full"}, ConfigError, "padding must be valid, same, causal or pairs of numbers, got 'full'"),
-        ({"padding": 1}, ConfigError, "padding must be valid, same, causal or \\(before, after\\), got 1"),
+        ({"padding": "full"}, ConfigError, "padding must be 'causal', 'same', 'valid' or .* got 'full'"),
+        ({"padding": 1}, ConfigError, "padding must be .* or \\(before, after\\), got 1"),
         ({"padding": (1, 2, 3)}, ConfigError, "padding must be .* or \\(before, after\\), got \\(1, 2, 3\\)"),
         ({"padding": (-1, 0)}, ConfigError, "padding must be at least 0, got -1"),
         ({"padding": (0, 3)}, ConfigError, "padding must be below the window of 3, got \\(0, 3\\)"),
@@ -126,7 +126,7 @@ def test_bad_arguments(change, error, message):
 
 def test_bad_images_and_states():
     image = rows(1, 4, 5, 2)
-    with pytest.raises(ConfigError, match="window must be a number or two, got \\(1, 2, 3\\)"):
+    with pytest.raises(ConfigError, match="window must be one whole number or two, got \\(1, 2, 3\\)"):
         op.forward(image, kind="max", window=(1, 2, 3))
     with pytest.raises(ConfigError, match="above, below"):
         op.forward(image, kind="max", window=2, padding=(1, 0))

@@ -400,7 +400,7 @@ def columns(
     sums = workspace(("sums", batch * item_slabs * size), (batch * item_slabs * size,), g.dtype)
     work = batch * item_slabs * taps * -(-inputs // tile.rows) * -(-count // tile.columns)
     a = g if a is None else a
-    codes = _no_codes(g.engine) if codes is None else codes
+    codes = no_codes(g.engine) if codes is None else codes
     kernel(
         work, sums, a, a if a2 is None else a2, codes, g,
         batch, rows_in, rows_out, inputs, count, taps, shift, dilation, slab_rows, item_slabs,
@@ -425,7 +425,8 @@ def add_slabs(dw, db, sums, size, count, slabs, groups=1):
 
 
 @functools.cache
-def _no_codes(engine):
+def no_codes(engine):
+    """An array for a kernel that has an argument for codes, where there are none."""
     return engine.zeros(1, np.int64)
 
 

@@ -153,6 +153,30 @@ def whole(where, name, value, least=1):
     return number
 
 
+def per_axis(where, name, value, axes, least=1):
+    """An integer setting of each axis; one number is for all of them."""
+    if axes > 1 and isinstance(value, tuple | list):
+        if len(value) != axes:
+            raise ConfigError(f"{where}: {name} must be one whole number or two, got {value!r}")
+        return tuple(whole(where, name, number, least) for number in value)
+    return (whole(where, name, value, least),) * axes
+
+
+def padding(where, value, spans):
+    """(before, after) of each of one or two axes, of which the first is time, from how far taps reach along them."""
+    if isinstance(value, str):
+        halves = tuple((span // 2, span - span // 2) for span in spans)
+        named = {"causal": ((spans[0], 0), *halves[1:]), "same": halves, "valid": ((0, 0),) * len(spans)}
+        if value in named:
+            return named[value]
+    elif isinstance(value, tuple | list) and len(value) == 2:
+        sides = (value,) if len(spans) == 1 else value
+        if all(isinstance(side, tuple | list) and len(side) == 2 for side in sides):
+            return tuple(tuple(whole(where, "padding", n, 0) for n in side) for side in sides)
+    explicit = "(before, after)" if len(spans) == 1 else "((above, below), (left, right))"
+    raise ConfigError(f"{where}: padding must be 'causal', 'same', 'valid' or {explicit}, got {value!r}")
+
+
 def real(where, name, value, wanted="a finite number", good=lambda value: True):
     """A setting that is a finite number, and what else is wanted of it."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number) or not (

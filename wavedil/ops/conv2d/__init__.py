@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavedil.errors import ConfigError, ShapeError
+from wavedil.errors import ShapeError
 from wavedil.ops import contract
 
 
@@ -121,7 +121,7 @@ def forward(
     where = "conv2d.forward"
     threads = contract.threads(where, threads)
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
-    pads = _padding(where, padding, _spans(w, dilation))
+    pads = contract.padding(where, padding, _spans(w, dilation))
     size = _size(x, w, dilation, pads)
     if min(size) < 1:
         least = tuple(max(1, n + 1 - out) for n, out in zip(x.shape[1:3], size, strict=True))
@@ -199,7 +199,7 @@ def init_state(batch, width, w, *, dilation=1, groups=1):
         contract.whole(where, name, value) for name, value in (("batch", batch), ("width", width), ("groups", groups))
     )
     w = contract.floats(where, "w", w, ("kh", "kw", "C // groups", "N"))
-    span = _spans(w, _pair(where, "dilation", dilation))[0]
+    span = _spans(w, contract.per_axis(where, "dilation", dilation, 2))[0]
     history = (batch, span, width, w.shape[2] * groups)
     return State(contract.zeros(history, w.dtype, w), np.zeros(1, np.int64))
 
@@ -235,12 +235,13 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
     y = contract.output(
         where, "out", out, (*x.shape[:3], w.shape[3]), x.dtype, workspace, [("x", x), ("w", w), ("b", b)]
     )
-    kernels.step(y, state, x, w, b, dilation, _half(spans[1]), groups, workspace=workspace)
+    columns = contract.padding(where, "causal", spans)[1]
+    kernels.step(y, state, x, w, b, dilation, columns, groups, workspace=workspace)
     return y
 
 
 def _check(where, x, w, b, dilation, groups):
-    dilation, groups = _pair(where, "dilation", dilation), contract.whole(where, "groups", groups)
+    dilation, groups = contract.per_axis(where, "dilation", dilation, 2), contract.whole(where, "groups", groups)
     w = contract.floats(where, "w", w, ("kh", "kw", "C // groups", "N"))
     if w.shape[3] % groups:
         raise ShapeError(f"{where}: w must have output channels divisible by groups = {groups}, got {w.shape}")
@@ -251,39 +252,9 @@ def _check(where, x, w, b, dilation, groups):
     return x, w, b, dilation, groups
 
 
-def _pair(where, name, value, least=1):
-    """A whole number for each axis."""
-    if isinstance(value, tuple | list):
-        if len(value) != 2:
-            raise ConfigError(f"{where}: {name} must be one whole number or two, got {value!r}")
-        return tuple(contract.whole(where, name, number, least) for number in value)
-    return (contract.whole(where, name, value, least),) * 2
-
-
 def _spans(w, dilation):
     """How far the taps reach along each axis."""
     return (w.shape[0] - 1) * dilation[0], (w.shape[1] - 1) * dilation[1]
-
-
-def _half(span):
-    return span // 2, span - span // 2
-
-
-def _padding(where, padding, spans):
-    if isinstance(padding, str):
-        rows, columns = spans[0], _half(spans[1])
-        named = {"causal": ((rows, 0), columns), "same": (_half(rows), columns), "valid": ((0, 0), (0, 0))}
-        if padding in named:
-            return named[padding]
-    elif (
-        isinstance(padding, tuple | list)
-        and len(padding) == 2
-        and all(isinstance(side, tuple | list) and len(side) == 2 for side in padding)
-    ):
-        return tuple(_pair(where, "padding", side, 0) for side in padding)
-    raise ConfigError(
-        f"{where}: padding must be 'same', 'causal', 'valid' or ((above, below), (left, right)), got {padding!r}"
-    )
 
 
 def _size(x, w, dilation, padding):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavedil.errors import ConfigError, ShapeError
+from wavedil.errors import ShapeError
 from wavedil.ops import contract
 
 
@@ -139,7 +139,7 @@ def forward(
     where = "separable.forward"
     threads = contract.threads(where, threads)
     x, depth, point, b, dilation = _check(where, x, depth, point, b, dilation)
-    pads = _padding(where, padding, _spans(depth, dilation))
+    pads = contract.padding(where, padding, _spans(depth, dilation))
     size = _size(x, depth, dilation, pads)
     if min(size) < 1:
         least = tuple(max(1, n + 1 - out) for n, out in zip(x.shape[1:-1], size, strict=True))
@@ -260,7 +260,7 @@ def _check(where, x, depth, point, b, dilation):
             f"{where}: depth must be (K, 1, C) or (kh, kw, 1, C), got {getattr(depth, 'shape', type(depth).__name__)}"
         )
     depth = contract.floats(where, "depth", depth, (*("K" if axes == 1 else ("kh", "kw")), 1, "C"))
-    dilation = _dilation(where, dilation, axes)
+    dilation = contract.per_axis(where, "dilation", dilation, axes)
     channels = depth.shape[-1]
     x = contract.floats(where, "x", x, ("B", *("T" if axes == 1 else "HW"), channels))
     depth = contract.floats(where, "depth", depth, depth.shape, x.dtype)
@@ -270,31 +270,9 @@ def _check(where, x, depth, point, b, dilation):
     return x, depth, point, b, dilation
 
 
-def _dilation(where, value, axes):
-    if axes == 2 and isinstance(value, tuple | list):
-        if len(value) != 2:
-            raise ConfigError(f"{where}: dilation must be one whole number or two, got {value!r}")
-        return tuple(contract.whole(where, "dilation", number) for number in value)
-    return (contract.whole(where, "dilation", value),) * axes
-
-
 def _spans(depth, dilation):
     """How far the taps reach along each axis."""
     return tuple((k - 1) * d for k, d in zip(depth.shape, dilation, strict=False))
-
-
-def _padding(where, padding, spans):
-    if isinstance(padding, str):
-        halves = tuple((span // 2, span - span // 2) for span in spans)
-        named = {"causal": ((spans[0], 0), *halves[1:]), "same": halves, "valid": ((0, 0),) * len(spans)}
-        if padding in named:
-            return named[padding]
-    elif isinstance(padding, tuple | list) and len(padding) == 2:
-        sides = (padding,) if len(spans) == 1 else padding
-        if all(isinstance(side, tuple | list) and len(side) == 2 for side in sides):
-            return tuple(tuple(contract.whole(where, "padding", n, 0) for n in side) for side in sides)
-    explicit = "(before, after)" if len(spans) == 1 else "((above, below), (left, right))"
-    raise ConfigError(f"{where}: padding must be 'causal', 'same', 'valid' or {explicit}, got {padding!r}")
 
 
 def _size(x, depth, dilation, padding):

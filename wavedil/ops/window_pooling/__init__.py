@@ -262,17 +262,6 @@ def _kind(where, kind):
         raise ConfigError(f"{where}: kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
 
 
-def _pair(where, name, value, axes):
-    """A setting of each axis; one number is for all of them. A sequence has one column."""
-    if isinstance(value, tuple | list):
-        if len(value) != axes:
-            raise ConfigError(f"{where}: {name} must be a number{' or two' * (axes == 2)}, got {value!r}")
-        values = [contract.whole(where, name, number) for number in value]
-    else:
-        values = [contract.whole(where, name, value)] * axes
-    return tuple(values) + (1,) * (2 - axes)
-
-
 def _windows(where, shape, kind, window, stride, padding):
     _kind(where, kind)
     axes = len(shape) - 2
@@ -283,34 +272,15 @@ def _windows(where, shape, kind, window, stride, padding):
                 f"{where}: stride and padding must be left out without a window, got {stride} and {padding!r}"
             )
         return Windows(kind, size, size, size, (0, 0), (1, 1), True)
-    window = _pair(where, "window", window, axes)
-    stride = window if stride is None else _pair(where, "stride", stride, axes)
-    pads = _padding(where, padding, window, axes)
+    one = (1,) * (2 - axes)  # a sequence has one column
+    window = contract.per_axis(where, "window", window, axes) + one
+    stride = window if stride is None else contract.per_axis(where, "stride", stride, axes) + one
+    pads = contract.padding(where, padding, [w - 1 for w in window[:axes]]) + ((0, 0),) * (2 - axes)
+    for pair, w in zip(pads, window, strict=True):
+        if max(pair) >= w:  # a window of nothing but padding
+            raise ConfigError(f"{where}: padding must be below the window of {w}, got {pair}")
     count = tuple((n + sum(p) - w) // s + 1 for n, p, w, s in zip(size, pads, window, stride, strict=True))
     if min(count) < 1:
         least = tuple(w - sum(p) for w, p in zip(window, pads, strict=True))[:axes]
         raise ShapeError(f"{where}: x must have at least {least} rows and columns for these windows, got {size[:axes]}")
     return Windows(kind, size, window, stride, tuple(p[0] for p in pads), count, False)
-
-
-def _padding(where, padding, window, axes):
-    """(before, after) of each axis: less than a window, so that each window holds something."""
-    same = [((w - 1) // 2, w // 2) for w in window]
-    named = {"valid": [(0, 0)] * 2, "same": same, "causal": [(window[0] - 1, 0), same[1]]}
-    if isinstance(padding, str):
-        if padding not in named:
-            raise ConfigError(f"{where}: padding must be valid, same, causal or pairs of numbers, got {padding!r}")
-        return named[padding]
-    pairs = [padding] if axes == 1 else padding
-    try:
-        pads = [tuple(contract.whole(where, "padding", n, 0) for n in pair) for pair in pairs]
-    except TypeError:
-        pads = []
-    pads += [(0, 0)] * (2 - axes)
-    if len(pads) != 2 or any(len(pair) != 2 for pair in pads):
-        pair = "(before, after)" if axes == 1 else "((above, below), (left, right))"
-        raise ConfigError(f"{where}: padding must be valid, same, causal or {pair}, got {padding!r}")
-    for (before, after), w in zip(pads, window, strict=True):
-        if max(before, after) >= w:
-            raise ConfigError(f"{where}: padding must be below the window of {w}, got {(before, after)}")
-    return pads

@@ -13,6 +13,7 @@ from wavedil.kernels.panels import address, zero_memory
 from wavedil.ops.window_pooling import images, joined
 
 PIECE = 2**14  # elements that a task reads, about
+SLOW = 6  # multiplications that take as long as an element, about
 _NONE = np.zeros(0, np.int64)  # places of an average
 
 Shape = namedtuple(
@@ -26,10 +27,11 @@ def _shape(x, windows):
 
 
 def _run(kernel, arrays, batch, rows, elements, shape, threads):
-    """A task for each piece of the rows of each item, which read so many elements each."""
-    piece = max(1, PIECE // max(1, elements))
-    calls = [(kernel, *arrays, b, t, min(t + piece, rows), shape) for b in range(batch) for t in range(0, rows, piece)]
-    pool.run(calls, pool.check_threads(threads))
+    """Some rows of each item at a time, which read so many elements each."""
+    piece = layout.even(rows, max(1, PIECE // max(1, elements)))
+    tasks = [(b, t, min(t + piece, rows)) for b in range(batch) for t in range(0, rows, piece)]
+    shares = layout.shares(tasks, threads, SLOW * batch * rows * elements)
+    pool.run([(kernel, *arrays, *share, shape) for share in shares], len(shares))
 
 
 def forward(y, places, x, windows, *, workspace, threads):
@@ -78,26 +80,33 @@ def _holding(r, window, stride, before, count):
 
 
 @jit
-def _forward(y, places, x, b, begin, end, s):
-    """y =, places = for some rows of windows of item b"""
-    for i in range(begin, end):
-        top, bottom = _span(i, s.window_height, s.stride_height, s.top, s.height)
-        for j in range(s.columns):
-            left, right = _span(j, s.window_width, s.stride_width, s.left, s.width)
-            at = ((b * s.rows + i) * s.columns + j) * s.channels
-            to = address(y, at)
-            if s.largest:
-                _largest(to, address(places, at), x, b, top, bottom, left, right, s)
-                continue
-            zero_memory(to, s.channels)
-            for r in range(top, bottom):
-                for c in range(left, right):
-                    of = address(x, ((b * s.height + r) * s.width + c) * s.channels)
-                    for k in range(s.channels):
-                        to[k] += of[k]
-            share = x.dtype.type(1) / x.dtype.type((bottom - top) * (right - left))
-            for k in range(s.channels):
-                to[k] *= share
+def _forward(y, places, x, tasks, first, step, s):
+    """y =, places ="""
+    for task in range(first, len(tasks), step):
+        for i in range(tasks[task, 1], tasks[task, 2]):
+            _window_row(y, places, x, tasks[task, 0], i, s)
+
+
+@inner
+def _window_row(y, places, x, b, i, s):
+    """y =, places = for a row of windows of item b"""
+    top, bottom = _span(i, s.window_height, s.stride_height, s.top, s.height)
+    for j in range(s.columns):
+        left, right = _span(j, s.window_width, s.stride_width, s.left, s.width)
+        at = ((b * s.rows + i) * s.columns + j) * s.channels
+        to = address(y, at)
+        if s.largest:
+            _largest(to, address(places, at), x, b, top, bottom, left, right, s)
+            continue
+        zero_memory(to, s.channels)
+        for r in range(top, bottom):
+            for c in range(left, right):
+                of = address(x, ((b * s.height + r) * s.width + c) * s.channels)
+                for k in range(s.channels):
+                    to[k] += of[k]
+        share = x.dtype.type(1) / x.dtype.type((bottom - top) * (right - left))
+        for k in range(s.channels):
+            to[k] *= share
 
 
 @inner
@@ -116,25 +125,32 @@ def _largest(best, place, x, b, top, bottom, left, right, s):
 
 
 @jit
-def _backward(dx, dy, places, b, begin, end, s):
-    """dx = for some rows of item b"""
-    for r in range(begin, end):
-        first_i, last_i = _holding(r, s.window_height, s.stride_height, s.top, s.rows)
-        for c in range(s.width):
-            first_j, last_j = _holding(c, s.window_width, s.stride_width, s.left, s.columns)
-            to, here = address(dx, ((b * s.height + r) * s.width + c) * s.channels), r * s.width + c
-            zero_memory(to, s.channels)
-            for i in range(first_i, last_i):
-                top, bottom = _span(i, s.window_height, s.stride_height, s.top, s.height)
-                for j in range(first_j, last_j):
-                    left, right = _span(j, s.window_width, s.stride_width, s.left, s.width)
-                    at = ((b * s.rows + i) * s.columns + j) * s.channels
-                    of = address(dy, at)
-                    if s.largest:
-                        place = address(places, at)
-                        for k in range(s.channels):
-                            to[k] += of[k] if place[k] == here else dx.dtype.type(0)
-                    else:
-                        share = dx.dtype.type(1) / dx.dtype.type((bottom - top) * (right - left))
-                        for k in range(s.channels):
-                            to[k] += share * of[k]
+def _backward(dx, dy, places, tasks, first, step, s):
+    """dx ="""
+    for task in range(first, len(tasks), step):
+        for r in range(tasks[task, 1], tasks[task, 2]):
+            _row_back(dx, dy, places, tasks[task, 0], r, s)
+
+
+@inner
+def _row_back(dx, dy, places, b, r, s):
+    """dx = for a row of item b"""
+    first_i, last_i = _holding(r, s.window_height, s.stride_height, s.top, s.rows)
+    for c in range(s.width):
+        first_j, last_j = _holding(c, s.window_width, s.stride_width, s.left, s.columns)
+        to, here = address(dx, ((b * s.height + r) * s.width + c) * s.channels), r * s.width + c
+        zero_memory(to, s.channels)
+        for i in range(first_i, last_i):
+            top, bottom = _span(i, s.window_height, s.stride_height, s.top, s.height)
+            for j in range(first_j, last_j):
+                left, right = _span(j, s.window_width, s.stride_width, s.left, s.width)
+                at = ((b * s.rows + i) * s.columns + j) * s.channels
+                of = address(dy, at)
+                if s.largest:
+                    place = address(places, at)
+                    for k in range(s.channels):
+                        to[k] += of[k] if place[k] == here else dx.dtype.type(0)
+                else:
+                    share = dx.dtype.type(1) / dx.dtype.type((bottom - top) * (right - left))
+                    for k in range(s.channels):
+                        to[k] += share * of[k]

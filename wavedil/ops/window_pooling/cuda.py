@@ -9,6 +9,7 @@ import functools
 import numpy as np
 from numba import cuda, int64, uint64
 
+from wavedil.kernels import cuda_tiles
 from wavedil.kernels.cuda_device import Kernel, threads_or
 from wavedil.kernels.cuda_rows import blocks_for
 from wavedil.kernels.cuda_tiles import reals
@@ -31,7 +32,8 @@ def backward(grads, dy, saved, *, workspace, threads):
     dx, dy = images(windows, grads.x, dy)
     largest = windows.kind == "max"
     kernel = _backward(dx.dtype, threads_or(256), largest)
-    kernel(blocks_for(kernel, dx.size), dx, dy, *([places] if largest else []), dx.size, *_sizes(dx, windows))
+    places = places if largest else cuda_tiles.no_codes(dx.engine)
+    kernel(blocks_for(kernel, dx.size), dx, dy, places, dx.size, *_sizes(dx, windows))
 
 
 def step(y, state, x, kind, window, stride, *, workspace):
@@ -45,6 +47,19 @@ def _sizes(x, windows):
     return (*x.shape[1:], *windows.window, *windows.stride, *windows.before, *windows.count)
 
 
+@cuda.jit(device=True)
+def _span(i, window, stride, before, size):
+    """(first, last + 1) of window i within the image."""
+    begin = i * stride - before
+    return max(begin, 0), min(begin + window, size)
+
+
+@cuda.jit(device=True)
+def _holding(r, window, stride, before, count):
+    """(first, last + 1) of the windows that hold row r."""
+    return max(0, (r + before - window + stride) // stride), min(count, (r + before) // stride + 1)
+
+
 @functools.cache
 def _forward(dtype, threads, largest):
     real, array = reals(dtype)
@@ -56,9 +71,8 @@ def _forward(dtype, threads, largest):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
             k, j = e % channels, e // channels % columns
             i, b = e // (channels * columns) % rows, e // (channels * columns * rows)
-            top, left = i * stride_height - above, j * stride_width - before
-            bottom, right = min(top + window_height, height), min(left + window_width, width)
-            top, left = max(top, 0), max(left, 0)
+            top, bottom = _span(i, window_height, stride_height, above, height)
+            left, right = _span(j, window_width, stride_width, before, width)
             total = zero
             for r in range(top, bottom):
                 for c in range(left, right):
@@ -71,9 +85,8 @@ def _forward(dtype, threads, largest):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
             k, j = e % channels, e // channels % columns
             i, b = e // (channels * columns) % rows, e // (channels * columns * rows)
-            top, left = i * stride_height - above, j * stride_width - before
-            bottom, right = min(top + window_height, height), min(left + window_width, width)
-            top, left = max(top, 0), max(left, 0)
+            top, bottom = _span(i, window_height, stride_height, above, height)
+            left, right = _span(j, window_width, stride_width, before, width)
             place = top * width + left
             best = x[uint64((b * height * width + place) * channels + k)]
             for r in range(top, bottom):
@@ -93,43 +106,34 @@ def _backward(dtype, threads, largest):
     real, array = reals(dtype)
     zero = real(0)
 
-    def average(dx, dy, count, height, width, channels, window_height, window_width, stride_height, stride_width, above,
-                before, rows, columns):  # fmt: skip
-        """dx =: from all windows that hold a pixel; one thread an element."""
-        for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            k, c = e % channels, e // channels % width
-            r, b = e // (channels * width) % height, e // (channels * width * height)
-            first_i = max(0, (r + above - window_height + stride_height) // stride_height)
-            first_j = max(0, (c + before - window_width + stride_width) // stride_width)
-            total = zero
-            for i in range(first_i, min(rows, (r + above) // stride_height + 1)):
-                top = i * stride_height - above
-                high = min(top + window_height, height) - max(top, 0)
-                for j in range(first_j, min(columns, (c + before) // stride_width + 1)):
-                    left = j * stride_width - before
-                    wide = min(left + window_width, width) - max(left, 0)
-                    total += dy[uint64(((b * rows + i) * columns + j) * channels + k)] / real(high * wide)
-            dx[uint64(e)] = total
+    @cuda.jit(device=True)
+    def share_of_average(dy, at, i, j, height, width, window_height, window_width, stride_height, stride_width, above,
+                         before):  # fmt: skip
+        top, bottom = _span(i, window_height, stride_height, above, height)
+        left, right = _span(j, window_width, stride_width, before, width)
+        return dy[at] / real((bottom - top) * (right - left))
 
-    def maximum(dx, dy, places, count, height, width, channels, window_height, window_width, stride_height,
-                stride_width, above, before, rows, columns):  # fmt: skip
-        """dx =: from the windows in which a pixel is the largest; one thread an element."""
+    def kernel(dx, dy, places, count, height, width, channels, window_height, window_width, stride_height, stride_width,
+               above, before, rows, columns):  # fmt: skip
+        """dx =: from all windows that hold a pixel, or in which it is the largest; one thread an element."""
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
             k, c = e % channels, e // channels % width
             r, b = e // (channels * width) % height, e // (channels * width * height)
-            first_i = max(0, (r + above - window_height + stride_height) // stride_height)
-            first_j = max(0, (c + before - window_width + stride_width) // stride_width)
+            first_i, last_i = _holding(r, window_height, stride_height, above, rows)
+            first_j, last_j = _holding(c, window_width, stride_width, before, columns)
             total = zero
-            for i in range(first_i, min(rows, (r + above) // stride_height + 1)):
-                for j in range(first_j, min(columns, (c + before) // stride_width + 1)):
+            for i in range(first_i, last_i):
+                for j in range(first_j, last_j):
                     at = uint64(((b * rows + i) * columns + j) * channels + k)
-                    if places[at] == r * width + c:
+                    if not largest:
+                        total += share_of_average(dy, at, i, j, height, width, window_height, window_width,
+                                                  stride_height, stride_width, above, before)  # fmt: skip
+                    elif places[at] == r * width + c:
                         total += dy[at]
             dx[uint64(e)] = total
 
-    if largest:
-        return Kernel(f"pool_max_back.{dtype}", maximum, (array, array, int64[::1]) + (int64,) * 12, threads)
-    return Kernel(f"pool_average_back.{dtype}", average, (array, array) + (int64,) * 12, threads)
+    name = "pool_max_back" if largest else "pool_average_back"
+    return Kernel(f"{name}.{dtype}", kernel, (array, array, int64[::1]) + (int64,) * 12, threads)
 
 
 def kernels(dtype):
