@@ -1,10 +1,13 @@
 """WaveNet: gradients of chosen parameters; features, their gradients, and streams of them."""
 
+import doctest
+
 import numpy as np
 import pytest
 
 import wavedil as wd
 from wavedil.errors import ConfigError, ShapeError
+from wavedil.models import wavenet
 
 SMALL = dict(
     dilations=[1, 2, 4], kernel_size=2, residual_channels=5, dilation_channels=6, skip_channels=7, end_channels=8,
@@ -186,3 +189,8 @@ def test_bad_features():
         model.backward_features(skips, saved)
     with pytest.raises(ConfigError, match="WaveNet.stream_features: state must come from init_stream of this model"):
         model.stream_features(codes, wd.WaveNet(wd.WaveNetConfig(**SMALL | {"classes": 31})).init_stream(2))
+
+
+def test_the_example_of_a_regression_head_gives_what_it_shows():
+    found = doctest.testmod(wavenet)
+    assert found.attempted > 10 and found.failed == 0
