@@ -59,8 +59,8 @@ def backward(grads, dy, saved, *, workspace, threads):
         targets = conv2d.Grads(
             None if grads.x is None else grads.x[:, None], None if grads.w is None else grads.w[None], grads.b
         )
-        inner = conv2d.Saved(x[:, None], w[None], bias, (1, dilation), ((0, 0), padding), groups)
-        image.backward(targets, dy[:, None], inner, workspace=workspace, threads=threads)
+        saved = conv2d.Saved(x[:, None], w[None], bias, (1, dilation), ((0, 0), padding), groups)
+        image.backward(targets, dy[:, None], saved, workspace=workspace, threads=threads)
         return
     if grads.x is not None:
         _input_gradient(workspace, grads.x, dy, w, dilation, padding[0], groups, threads)
