@@ -17,7 +17,7 @@ from numba import njit
 
 import wavedil
 from wavedil.errors import ConfigError
-from wavedil.kernels import host, panels, pool, products, random
+from wavedil.kernels import host, jit, panels, pool, products, random
 from wavedil.kernels.panels import address, panel_view, repeated, strided_view
 from wavedil.kernels.products import left_taps
 from wavedil.kernels.workspace import Workspace, aligned_zeros
@@ -619,6 +619,42 @@ def test_a_cache_folder_that_cannot_be_made(package, tmp_path):
     Path(folder).write_text("")  # not beside the source either
     right, folder = python(USE_EXP, package=tmp_path, NUMBA_CACHE_DIR=below, HOME=below, XDG_CACHE_HOME=below)
     assert right == "True" and folder == "None" and not list(tmp_path.rglob("*.nbi"))
+
+
+LINKED = """
+import numpy as np
+import wavedil as wd
+from wavedil.ops import gated_stack
+model = wd.WaveNet(wd.WaveNetConfig(dilations=[1, 2, 4]), seed=0)
+codes = np.random.default_rng(0).integers(0, 256, (2, 8))
+model.loss_and_grads(codes)
+error = 0.0
+if STREAM:
+    state = gated_stack.init_state(model.params, 2, dilations=(1, 2, 4), backend="reference")
+    expected = gated_stack.step(codes, state)
+    error = np.abs(model.logits(codes) - expected).max() / np.abs(expected).max()
+print(error)
+"""
+
+
+def test_kernels_that_another_process_has_cached_are_linked_with_new_ones(tmp_path):
+    """Code is linked by name: training, from the cache, and streams, compiled now, have inner kernels of their own."""
+    python("STREAM = False" + LINKED, NUMBA_CACHE_DIR=str(tmp_path))
+    (error,) = python("STREAM = True" + LINKED, NUMBA_CACHE_DIR=str(tmp_path))
+    assert float(error) < 1e-5
+
+
+def test_inner_kernels_that_one_def_makes_need_names():
+    def make(number):
+        @jit.inner
+        def kernel(x):
+            return x + number
+
+        return kernel
+
+    make(1)
+    with pytest.raises(ValueError, match="each kernel must have a __qualname__ of its own, got .*kernel twice"):
+        make(2)
 
 
 GENERIC = """

@@ -82,8 +82,19 @@ class _PartCompiler(CompilerBase):
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
 
 
+_closures = {}
+
+
 def inner(function):
-    """Compile a kernel that only other kernels call: there is no way in from Python."""
+    """Compile a kernel that only other kernels call: there is no way in from Python.
+
+    Its machine code is linked by name, also with what another process has cached. So kernels that one ``def`` makes, by
+    what it closes over, need a ``__qualname__`` each: one would be taken for the other.
+    """
+    if function.__closure__:
+        name = f"{function.__module__}.{function.__qualname__}"
+        if _closures.setdefault(name, function) is not function:
+            raise ValueError(f"inner: each kernel must have a __qualname__ of its own, got {name} twice")
     return njit(no_cpython_wrapper=True, pipeline_class=_PartCompiler, **OPTIONS)(function)
 
 

@@ -97,10 +97,14 @@ def gates_of(item, block, t):
 Forward = namedtuple("Forward", "gate blocks head")
 
 
-def _forward(product, biased, relu, gate):
-    """The forward pass of a chunk by these kinds of products."""
+def _forward(rows, product, biased, relu, gate):
+    """The forward pass of a chunk by these kinds of products, which are for so many ``rows``."""
 
-    @inner
+    def compiled(function):
+        function.__qualname__ = f"{function.__name__}_of_{rows}"
+        return inner(function)
+
+    @compiled
     def gate_forward(net, item, block, t, n, z):
         """gates, z = gate(bias + condition + conv(X)) for n rows."""
         w, dilation, D2 = width_of(address(net.vectors, 0)), net.dilations[block], 2 * net.D
@@ -115,7 +119,7 @@ def _forward(product, biased, relu, gate):
         weights = matrix(net.matrices, net.conv, block, D2, net.kernel * net.R)
         gate(left_taps(x, net.R, dilation * w, net.kernel), weights, n, net.D, gates, start, z)
 
-    @inner
+    @compiled
     def blocks_forward(net, item, codes, first, last, t, mix_row, n):
         """n rows through the blocks first .. last - 1: fills the next X and the skip sum."""
         vectors, w = net.vectors, width_of(address(net.vectors, 0))
@@ -138,7 +142,7 @@ def _forward(product, biased, relu, gate):
             before = strided_view(address(vectors, net.zero), 0, 0) if block == 0 else skip
             biased(left, weights, n, net.S, skip, before, bias)
 
-    @inner
+    @compiled
     def head_forward(net, item, mix_row, n):
         """ReLUs and logits of n rows, into the item's scratch."""
         skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
@@ -156,8 +160,8 @@ def _forward(product, biased, relu, gate):
 
 
 # Training has whole tiles of rows; a stream's blocks may be of any size, down to one row.
-_whole = _forward(row_product, row_product_biased, row_product_relu, row_product_gate)
-_few = _forward(few_row_product, few_row_product_biased, few_row_product_relu, few_row_product_gate)
+_whole = _forward("whole_tiles", row_product, row_product_biased, row_product_relu, row_product_gate)
+_few = _forward("few_rows", few_row_product, few_row_product_biased, few_row_product_relu, few_row_product_gate)
 gate_forward, blocks_forward, head_forward = _whole
 stream_blocks, stream_head = _few.blocks, _few.head
 
