@@ -11,28 +11,38 @@ from wavedil.kernels import cuda_device
 from wavedil.kernels.workspace import Workspace
 
 CONFIG = wd.WaveNetConfig(dilations=(1, 2), residual_channels=2, dilation_channels=2, skip_channels=2, end_channels=2)
+MODELS = {
+    "WaveNet": lambda **options: wd.WaveNet(CONFIG, **options),
+    "ClipClassifier": lambda **options: wd.ClipClassifier(CONFIG, ("a", "b"), **options),
+}
 no_gpu = pytest.mark.skipif(cuda_device.unavailable() is None, reason="there is a GPU")
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", ["gpu", "CUDA", "cuda:x", "cuda:-1", "cuda:", "", 0, None])
-def test_names(name):
+def test_names(name, model):
+    if (name, model) == (None, "ClipClassifier"):
+        assert MODELS[model](device=name).device == "cpu", "there None means where the trunk is"
+        return
     with pytest.raises(ConfigError, match="device must be 'cpu', 'cuda', 'cuda:N' or 'auto', got"):
-        wd.WaveNet(CONFIG, device=name)
+        MODELS[model](device=name)
 
 
 @no_gpu
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
-def test_without_a_gpu_the_error_is_one_line_with_reason_and_remedy(name):
+def test_without_a_gpu_the_error_is_one_line_with_reason_and_remedy(name, model):
     with pytest.raises(ConfigError) as caught:
-        wd.WaveNet(CONFIG, device=name)
+        MODELS[model](device=name)
     text = str(caught.value)
     assert text.startswith("device 'cuda:") and "install" in text and "\n" not in text
 
 
 @no_gpu
-def test_auto_falls_back_and_says_so():
+@pytest.mark.parametrize("name", MODELS)
+def test_auto_falls_back_and_says_so(name):
     with pytest.warns(UserWarning, match="device='auto': going on with the CPU, because .*install"):
-        model = wd.WaveNet(CONFIG, device="auto")
+        model = MODELS[name](device="auto")
     assert model.device == "cpu" and isinstance(model.params.flat, np.ndarray)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from wavedil.errors import ConfigError, DataError, DTypeError, ShapeError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
+from wavedil.layers import devices
 from wavedil.layers.parameters import Parameters, host
 from wavedil.models.stored import Stored
 from wavedil.models.wavenet import WaveNet, WaveNetConfig
@@ -135,7 +136,9 @@ class ClipClassifier(Stored):
         Of the initial weights.
     dtype : {"float32", "float64"}, optional
         Default: that of the trunk.
-    device : {"cpu"}
+    device : {"cpu", "cuda", "cuda:N", "auto"}, optional
+        Where it trains and runs; default: where the trunk's model is, or the CPU. What goes in and comes out are NumPy
+        arrays either way; only the parameters and their gradients lie on the device.
     recompute : bool
         As in `WaveNet`.
     threads : int, optional
@@ -156,7 +159,7 @@ class ClipClassifier(Stored):
 
     Config = ClipClassifierConfig
 
-    def __init__(self, trunk, labels=None, *, pooling=None, attention_channels=None, seed=0, dtype=None, device="cpu",
+    def __init__(self, trunk, labels=None, *, pooling=None, attention_channels=None, seed=0, dtype=None, device=None,
                  recompute=False, threads=None):  # fmt: skip
         given = {"labels": labels, "pooling": pooling, "attention_channels": attention_channels}
         given = {name: value for name, value in given.items() if value is not None}
@@ -174,12 +177,12 @@ class ClipClassifier(Stored):
             if sizes.speakers:
                 sizes = dataclasses.replace(sizes, speakers=0, condition_channels=0)
             config = ClipClassifierConfig(sizes, **given)
-        if device != "cpu":
-            raise ConfigError(f"ClipClassifier: device must be 'cpu' (others are not supported yet), got {device!r}")
-        self.config, self.device, self.recompute = config, device, bool(recompute)
+        if device is None:
+            device = model.device if model else "cpu"
+        self.config, self.device, self.recompute = config, devices.resolve(device), bool(recompute)
         self.threads = check_threads(threads)
         seed = contract.whole("ClipClassifier", "seed", seed, 0)
-        self.params = Parameters(_shapes(config), dtype or (model.dtype if model else "float32"))
+        self.params = Parameters(_shapes(config), dtype or (model.dtype if model else "float32"), self.device)
         width = len(self.params["head.weight"])
         self.buffers = {"pooled.center": np.zeros(width, self.dtype), "pooled.scale": np.ones(width, self.dtype)}
         self._workspace = Workspace()
@@ -263,7 +266,7 @@ class ClipClassifier(Stored):
             self.params, codes, dilations=self.config.trunk.dilations, recompute=self.recompute, needs=trunk,
             workspace=self._workspace, threads=self.threads,
         )  # fmt: skip
-        np.maximum(x, 0, out=x)
+        _relu(x)
         attention = {name: full for name, full in self._attention().items() if full in needs}
         pooled, saved_pooling = pooling.forward(
             x, **self._attention_arrays(), kind=self.config.pooling, weights=mask, workspace=self._workspace,
@@ -277,15 +280,15 @@ class ClipClassifier(Stored):
         )  # fmt: skip
         _add(grads, head, {n: full for n, full in _HEAD.items() if full in needs})
         if below:
-            dpooled = head.x[:, 0] * self.buffers["pooled.scale"]
+            dpooled = self._normal(head.x.reshape(pooled.shape), centred=False)
             d = pooling.backward(
                 dpooled, saved_pooling, needs=[*attention, *["x"] * bool(trunk)], workspace=self._workspace,
                 threads=self.threads,
             )  # fmt: skip
             _add(grads, d, attention)
         if trunk:
-            dskips = np.multiply(d.x, x > 0, out=d.x)  # x = relu(skips)
-            gated_stack.backward(dskips, saved_trunk, into=grads, threads=self.threads)
+            _relu_back(d.x, x)
+            gated_stack.backward(d.x, saved_trunk, into=grads, threads=self.threads)
         return loss, grads
 
     def calibrate(self, clips):
@@ -304,7 +307,7 @@ class ClipClassifier(Stored):
         ClipClassifier
             The model itself.
         """
-        pooled = [self._pooled(*self._clips("calibrate", np.asarray(codes)[None], None)) for _, codes, _ in clips]
+        pooled = [host(self._pooled(*self._clips("calibrate", np.asarray(codes)[None], None))) for _, codes, _ in clips]
         if not pooled:
             raise DataError("ClipClassifier.calibrate: clips must hold at least one, got none")
         pooled = np.concatenate(pooled).astype(np.float64)
@@ -325,7 +328,7 @@ class ClipClassifier(Stored):
         """
         if isinstance(codes, np.ndarray):
             pooled = self._pooled(*self._clips("predict_proba", codes, lengths))
-            return _softmax(_scores(pooled, {**self.params, **self.buffers}))
+            return _softmax(_scores(pooled, {name: host(value) for name, value in self._above().items()}))
         clips = [contract.integers("ClipClassifier.predict_proba", "codes", np.asarray(c), ("T",)) for c in codes]
         if not clips or lengths is not None:
             raise ShapeError("ClipClassifier.predict_proba: codes must be an array (with lengths), or some clips")
@@ -390,9 +393,13 @@ class ClipClassifier(Stored):
         """
         if getattr(state, "made_for", None) != (self.config, self.dtype):
             raise ConfigError("ClipClassifier.stream: state must come from init_stream of this model")
-        return _softmax(_scores(state.take_in(codes, weights), state.params))
+        return _softmax(_scores(state.take_in(codes, weights), state.above))
 
     # parts ------------------------------------------------------------------------------------------------------------
+    def _above(self):
+        """What comes after pooling: the head's parameters and the buffers."""
+        return {name: self.params[name] for name in _HEAD.values()} | self.buffers
+
     def _attention(self):
         """Names of the pooling's arguments -> those of the parameters."""
         return _ATTENTION if self.config.pooling == "attentive" else {}
@@ -409,10 +416,34 @@ class ClipClassifier(Stored):
         return pooled
 
     def _score(self, pooled, targets):
-        pooled, head = _normal(pooled, self.buffers)[:, None], [self.params[name] for name in _HEAD.values()]
+        head, (batch, width) = [self.params[name] for name in _HEAD.values()], pooled.shape
         return cross_entropy.forward(
-            pooled, *head, targets[:, None], workspace=self._workspace, threads=self.threads,
+            self._normal(pooled, centred=True).reshape(batch, 1, width), *head,
+            self._here("targets", targets.astype(np.int64)).reshape(batch, 1), workspace=self._workspace,
+            threads=self.threads,
         )  # fmt: skip
+
+    def _here(self, name, array):
+        """A small array of the host, where the parameters are."""
+        if self.device == "cpu":
+            return array
+        from wavedil.kernels.cuda_device import stage
+
+        return stage(self._workspace, self.params.flat.engine, name, array)
+
+    def _normal(self, pooled, *, centred):
+        """(pooled - center) scale, or, of a gradient, without the center."""
+        center, scale = (self._here(name, self.buffers[name]) for name in ("pooled.center", "pooled.scale"))
+        if self.device == "cpu":
+            return (pooled - center) * scale if centred else pooled * scale
+        from wavedil.ops.norm import cuda as norm
+
+        out = contract.empty(self._workspace, ("normal", centred), pooled.shape, self.dtype, pooled)
+        norm.forward(
+            out, center if centred else None, scale, None, pooled, None, None, "batch", 0.0, True,
+            workspace=self._workspace, threads=None,
+        )  # fmt: skip
+        return out
 
     def _clips(self, where, codes, lengths):
         """The codes, and a mask of those that count."""
@@ -451,11 +482,12 @@ class ClipClassifier(Stored):
         needs = set(self.params if needs is None else needs)
         if into is None:
             shapes = {name: shape for name, shape in self.params.shapes.items() if name in needs}
-            return needs, Parameters(shapes, self.dtype) if shapes else {}
+            return needs, Parameters(shapes, self.dtype, self.device) if shapes else {}
         for name in needs:
             if name not in into:
                 raise ConfigError(f"{where}: into must have an array for {name}, got none")
-            contract.target(where, f"into[{name!r}]", into[name], self.params[name].shape, self.dtype)
+            like = self.params[name]
+            contract.target(where, f"into[{name!r}]", into[name], like.shape, self.dtype, like)
         return needs, into
 
 
@@ -468,14 +500,15 @@ class _Stream:
 
     def __init__(self, model, batch):
         self.made_for, self.batch = (model.config, model.dtype), batch
-        above = {**model.params, **model.buffers}
-        self.params = {name: above[name].copy() for name in above if name not in model.trunk_names}
-        self._kind, self._attention = model.config.pooling, {n: self.params[f] for n, f in model._attention().items()}
+        self.above = {name: host(array).copy() for name, array in model._above().items()}
+        self._kind = model.config.pooling
+        self._attention = {name: array.copy() for name, array in model._attention_arrays().items()}
         skips, classes = model.config.trunk.skip_channels, model.config.trunk.classes
         # The trunk's streams can have logits as well; these are never computed.
         shapes = {"head.0.weight": (skips, 1), "head.0.bias": (1,), "head.1.weight": (1, classes),
                   "head.1.bias": (classes,)}  # fmt: skip
-        head = {name: np.zeros(shape, model.dtype) for name, shape in shapes.items()}
+        like = model.params["input.embedding"]
+        head = {name: contract.zeros(shape, model.dtype, like) for name, shape in shapes.items()}
         self._trunk = gated_stack.init_state(
             {**model.params, **head}, batch, dilations=model.config.trunk.dilations, threads=model.threads
         )
@@ -493,7 +526,7 @@ class _Stream:
         if weights is not None:  # before the trunk moves on
             pooling.check_weights("ClipClassifier.stream", weights, codes.shape)
         x = gated_stack.step_features(codes, self._trunk)
-        np.maximum(x, 0, out=x)
+        _relu(x)
         return pooling.step(
             x, self._pooled, **self._attention, kind=self._kind, weights=weights, workspace=self._workspace
         )
@@ -517,12 +550,32 @@ def _add(grads, new, names):
         target += getattr(new, name)
 
 
-def _normal(pooled, buffers):
-    return (pooled - buffers["pooled.center"]) * buffers["pooled.scale"]
+def _relu(x):
+    """x = relu(x)"""
+    if contract.is_device_array(x):
+        from wavedil.ops.activation import cuda as activation
+
+        activation.forward(x, x, None, "relu", 0.0, workspace=None, threads=None)
+    else:
+        np.maximum(x, 0, out=x)
 
 
-def _scores(pooled, values):
-    return _normal(pooled, values) @ values["head.weight"] + values["head.bias"]
+def _relu_back(dx, x):
+    """dx = the gradient of what was in x before its `_relu`, from that of what is in it now"""
+    if contract.is_device_array(x):
+        from wavedil.ops import activation
+        from wavedil.ops.activation import cuda
+
+        saved, grads = activation.Saved(x, None, "relu", 0.0), activation.Grads(dx, None)
+        cuda.backward(grads, dx, saved, workspace=None, threads=None)
+    else:
+        np.multiply(dx, x > 0, out=dx)
+
+
+def _scores(pooled, above):
+    """What the head says of pooled clips, on the host."""
+    normal = (host(pooled) - above["pooled.center"]) * above["pooled.scale"]
+    return normal @ above["head.weight"] + above["head.bias"]
 
 
 def _softmax(scores):
@@ -550,12 +603,14 @@ def _initialize(params, config, model, seed):
     if model is None:
         model = WaveNet(config.trunk, seed=seed, dtype=params.dtype)
     names = [name for name in params if name.startswith(("input.", "blocks."))]
-    for name in names:
-        params[name][...] = host(model.params[name])
+    values = {name: host(model.params[name]) for name in names}
     if model.config.speakers:
         voice = host(model.params["speaker.embedding"]).mean(axis=0)
         for i in range(len(config.trunk.dilations)):
-            params[f"blocks.{i}.conv.bias"] += voice @ host(model.params[f"blocks.{i}.condition.weight"])
+            bias, weight = f"blocks.{i}.conv.bias", host(model.params[f"blocks.{i}.condition.weight"])
+            values[bias] = values[bias] + voice @ weight
+    for name, value in values.items():
+        params[name][...] = value
     rng = np.random.default_rng([seed, 1])
     for name, scale in (("pooling.weight", 1.0), ("head.weight", 0.1)):
         if name in params:
