@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import wavedil as wd
 from wavedil import cli, streaming
+from wavedil.kernels import cuda_device
 
 RATE = 8000
 SETTINGS = """
@@ -187,25 +188,34 @@ def test_stream_with_a_broken_model(place, tmp_path):
 
 def test_stream_used_wrongly(place):
     run, source = place / "run", ["--in", place / "in.wav"]
-    fails("stream", run, says="--in FILE, or --device", code=2)
+    fails("stream", run, says="--in FILE, or --live", code=2)
     fails("stream", run, *source, "--block", 0, says="block", code=2)
     fails("stream", run, *source, "--seed", 0, says="leave them out with --in", code=2)
     fails("stream", run, *source, "--seconds", 1, says="leave them out with --in", code=2)
-    fails("stream", run, "--device", "--bits", "b.csv", says="file of --in", code=2)
+    fails("stream", run, "--live", "--bits", "b.csv", says="file of --in", code=2)
+
+
+@pytest.mark.skipif(cuda_device.unavailable() is None, reason="there is a GPU")
+def test_a_device_that_is_not_there(place):
+    stream = ["stream", place / "run", "-i", place / "in.wav"]
+    for command in (stream, ["info", place / "run"]):
+        fails(*command, "--device", "cuda", says="error: device 'cuda:0': .*install")
+        fails(*command, "--device", "gpu", says="device must be 'cpu', 'cuda', 'cuda:N' or 'auto', got 'gpu'")
+    assert "device='auto': going on with the CPU, because" in works(*stream, "--device", "auto")
 
 
 # ---- speaking --------------------------------------------------------------------------------------------------------
 def test_stream_speaks_what_generate_writes(place, tmp_path, device):
     options = ["--seconds", 0.1, "--seed", 3, "--temperature", 0.7]
-    text = works("stream", place / "run", "--device", *options, "--block", 64, "-o", tmp_path / "live.wav")
+    text = works("stream", place / "run", "--live", *options, "--block", 64, "-o", tmp_path / "live.wav")
     works("generate", place / "run", *options, "-o", tmp_path / "file.wav")
     live, written = (soundfile.read(tmp_path / name)[0] for name in ("live.wav", "file.wav"))
     assert len(live) == 800 and np.array_equal(live, written)
-    assert device.played == 13 and "underruns: 6 of 13 blocks, for which the device had to wait" in text
+    assert device.played == 13 and "underruns: 6 of 13 blocks, for which the sound device had to wait" in text
 
 
 def test_stream_plays_what_it_expects(place, tmp_path, device):
-    text = works("stream", place / "run", "--in", place / "in.wav", "--device", "--block", 100)
+    text = works("stream", place / "run", "--in", place / "in.wav", "--live", "--block", 100)
     assert device.played == 9 and "bits/sample" in text and "underruns: 4 of 9" in text and "overruns" not in text
 
 
@@ -213,7 +223,7 @@ def test_stream_plays_what_it_expects(place, tmp_path, device):
 def test_stream_stopped_by_ctrl_c(place, tmp_path, device, monkeypatch, at, seconds, code):
     monkeypatch.setattr(device, "interrupt_at", at)
     out = tmp_path / "live.wav"
-    result = wavedil("stream", place / "run", "--device", *seconds, "-o", out)
+    result = wavedil("stream", place / "run", "--live", *seconds, "-o", out)
     assert result.exit_code == code and "Traceback" not in result.output, result.output
     if at > 1:
         assert soundfile.info(out).frames == (at - 1) * 64 and f"of {at - 1} blocks" in result.stdout
@@ -223,7 +233,7 @@ def test_stream_stopped_by_ctrl_c(place, tmp_path, device, monkeypatch, at, seco
 
 def test_stream_without_sounddevice(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    fails("stream", place / "run", "--device", says="pip install sounddevice.*libportaudio2")
+    fails("stream", place / "run", "--live", says="pip install sounddevice.*libportaudio2")
 
 
 # ---- generate --------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_the_command_line_runs_an_effect(tmp_path):
     expected = np.clip(model.predict(x[None, :, None])[0, :, 0], -1, 1)
     assert rate == 8000 and np.abs(heard - expected).max() < 1e-4
     for words in ([], ["--bits", "x.csv"], ["--speaker", "anna"]):
-        file = ["-i", tmp_path / "in.wav"] if words else ["--device"]
+        file = ["-i", tmp_path / "in.wav"] if words else ["--live"]
         result = wavedil("stream", tmp_path / "run", *file, *words)
         assert result.exit_code == 2 and "an effect needs a file" in re.sub(r"[│\s]+", " ", result.stderr)
 

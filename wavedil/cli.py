@@ -683,8 +683,9 @@ def stream(
     speaker: Annotated[str | None, typer.Option(help="Voice, for a model of several.", show_default=False)] = None,
     bits: Annotated[Path | None, typer.Option(help="CSV file for the bits/sample and the latency of every block.",
                                               show_default=False)] = None,
-    device: Annotated[bool, typer.Option("--device", help="Play it live (needs sounddevice). Without --in the model "
-                                                          "speaks.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Play it (needs sounddevice). Without --in the model "
+                                                      "speaks.")] = False,
+    device: Annotated[str, typer.Option(help=_DEVICES)] = "cpu",
     seconds: Annotated[float | None, typer.Option(min=0.001, help="Length, without --in. \\[default: until Ctrl-C]",
                                                   show_default=False)] = None,
     temperature: Annotated[float | None, typer.Option(
@@ -700,8 +701,8 @@ def stream(
     makes of the file.
     """
     with _errors():
-        if source is None and not device:
-            raise typer.BadParameter("give a file to listen to, --in FILE, or --device to let the model speak")
+        if source is None and not live:
+            raise typer.BadParameter("give a file to listen to, --in FILE, or --live to let the model speak")
         if source is not None and (seconds, temperature, seed) != (None, None, None):
             raise typer.BadParameter("--seconds, --temperature and --seed are for speaking: leave them out with --in")
         if bits is not None and source is None:
@@ -712,8 +713,9 @@ def stream(
         index = None if effect else _voice(run, speaker)
         if out is not None:
             _audio_file(out)
-        _stream(Console(), run, source, out, block, index, bits, device, seconds,
-                SAMPLE_TEMPERATURE if temperature is None else temperature, seed or 0, weights and weights.value)
+        _stream(Console(), run, source, out, block, index, bits, live, seconds,
+                SAMPLE_TEMPERATURE if temperature is None else temperature, seed or 0, weights and weights.value,
+                device)
 
 
 def _is_effect(run):
@@ -723,13 +725,13 @@ def _is_effect(run):
     return file.is_file() and files.read_metadata(file, "model").get("class") == "TCN"
 
 
-def _stream(console, run, source, out, block, speaker, bits, device, seconds, temperature, seed, weights):
+def _stream(console, run, source, out, block, speaker, bits, live, seconds, temperature, seed, weights, device):
     import numpy as np
 
     import wavedil as wd
     from wavedil import streaming
 
-    model = wd.load(run / "model.safetensors")
+    model = wd.load(run / "model.safetensors", device=_device(console, device))
     rate = model.config.sample_rate
     if source is not None:
         heard = _listen(console, source, rate)
@@ -748,7 +750,7 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
                     f"{_bytes(stream.state.nbytes)}")
     parts, done, stopped = [], 0, False
     buffer = max(2, -(-rate // (100 * block)))  # two blocks, or 10 ms where they are shorter
-    with streaming.Loudspeaker(rate) if device else contextlib.nullcontext() as loudspeaker:
+    with streaming.Loudspeaker(rate) if live else contextlib.nullcontext() as loudspeaker:
         meter = streaming.Meter(rate, consumer=loudspeaker, buffer=buffer, live_input=source is not None)
         try:
             with _percent(console, "Streaming", n) as progress:
@@ -761,7 +763,7 @@ def _stream(console, run, source, out, block, speaker, bits, device, seconds, te
             stopped = True
     report = meter.report()
     if report.blocks:
-        player = "the device" if device else f"a live player with a buffer of {_ms(buffer * block, rate)}"
+        player = "the sound device" if live else f"a live player with a buffer of {_ms(buffer * block, rate)}"
         _tell(console, report, player)
         if parts:
             wd.audio.write_audio(out, np.concatenate(parts), rate)
@@ -812,6 +814,7 @@ def info(
     config: Annotated[Path | None, typer.Option(help="Show what a TOML file describes.", show_default=False)] = None,
     measure: Annotated[bool, typer.Option(help="Take a second or two to measure how fast it will generate and "
                                                "stream.")] = True,
+    device: Annotated[str, typer.Option(help=f"Where to measure: {_DEVICES}")] = "cpu",
 ) -> None:
     """Show a model: parameters, receptive field, layers, arithmetic, memory, and its speed on this machine."""
     with _errors():
@@ -828,15 +831,16 @@ def info(
         else:
             wanted = _settings(preset=preset, config=config)
             voices = 2 if not wanted.data.folder else 0
-        _info(Console(), wanted, voices, measure)
+        _info(Console(), wanted, voices, measure, device)
 
 
-def _info(console, wanted, voices, measure):
+def _info(console, wanted, voices, measure, device):
     import wavedil as wd
 
+    device = _device(console, device)
     config = _model_config(wd, wanted, voices)
     rate = config.sample_rate
-    model = wd.WaveNet(config, recompute=wanted.train.recompute)
+    model = wd.WaveNet(config, recompute=wanted.train.recompute, device=device)
     sizes = {name: int(array.size) for name, array in model.params.items()}
     layers = [("input", "embedding", 1)]
     field = 1
@@ -878,7 +882,8 @@ def _budget(console, model):
 
     found = streaming.budget(model)
     _say(console, f"{'a stream:':17}{_bytes(found.state_bytes)} of state")
-    _say(console, "Speed on this machine, one stream (measured just now)", style="bold")
+    where = "this machine" if model.device == "cpu" else model.device
+    _say(console, f"Speed on {where}, one stream (measured just now)", style="bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title, justify in (("what", "left"), ("samples/s", "right"), ("x real time", "right"), ("", "left")):
         table.add_column(title, justify=justify)

@@ -9,6 +9,7 @@ from wavedil.audio.mulaw import mulaw_decode, mulaw_encode
 from wavedil.errors import ConfigError, DataError, DivergedError
 from wavedil.kernels import vector
 from wavedil.kernels.jit import jit
+from wavedil.layers.parameters import host
 from wavedil.ops import gated_stack
 
 
@@ -52,7 +53,7 @@ class Predictor:
     Parameters
     ----------
     model : WaveNet
-        Of mu-law codes.
+        Of mu-law codes. What goes in and comes out is on the host, wherever the model is.
     speaker : int, optional
         Needed if the model has several.
     condition : (Cc,) array, optional
@@ -106,7 +107,7 @@ class Predictor:
         time = self.state.time
         before = np.empty((1, len(codes)), np.int64)
         before[0, 0], before[0, 1:] = self.last, codes[:-1]
-        logits = gated_stack.step(before, self.state, self._condition)[0]
+        logits = host(gated_stack.step(before, self.state, self._condition))[0]
         mean, nats = np.empty(len(codes), np.float32), np.empty(len(codes))
         expect(logits, codes, self._decoded, np.empty_like(logits[0]), mean, nats)
         finite = np.isfinite(nats)
@@ -259,8 +260,10 @@ def _begin(model, state, last, speaker, condition, weights):
     if fresh:
         state.reset()
     if speaker is not None:
-        voice = model.params["speaker.embedding"][speaker]
+        voice = host(model.params["speaker.embedding"])[speaker]
         condition = voice if condition is None else condition + voice
+    if condition is not None and model.device != "cpu":
+        condition = model.params.flat.engine.array(condition)
     return state, condition
 
 

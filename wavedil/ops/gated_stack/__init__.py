@@ -186,7 +186,7 @@ def forward(params, codes, *, dilations, condition=None, recompute=False, needs=
     out : (B, T, S) array, optional
     workspace : Workspace, optional
         Holds all large arrays from call to call, ``saved`` among them.
-    backend : {None, "cpu", "reference"}
+    backend : {None, "cpu", "cuda", "reference"}
 
     Returns
     -------
