@@ -55,6 +55,7 @@ def main():
     parser.add_argument("--wet", type=Path)
     parser.add_argument("--out", type=Path, default=Path("effect"), help="folder of the run")
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--seconds", type=int, default=60, help="length of the pair that is made")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def main():
         parser.error(f"the two files must be equally long, got {len(dry)} and {len(wet)} samples")
 
     config = wd.TCNConfig(dilations=[2**i for i in range(9)], channels=16, kernel_size=3, sample_rate=rate)
-    model = wd.TCN(config, seed=0)
+    model = wd.TCN(config, seed=0, device=options.device)
     print(f"{model}: {1000 * model.receptive_field / rate:.0f} ms")
     held_out = len(dry) * 9 // 10
     data = Arrays(dry[None, :held_out, None], wet[None, :held_out, None], context=model.receptive_field - 1)

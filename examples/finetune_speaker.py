@@ -70,6 +70,7 @@ def main():
     parser.add_argument("--speech", type=Path, default=Path("speech"), help="where get_speech.py puts the voices")
     parser.add_argument("--out", type=Path, default=Path("runs/finetune_speaker"), help="for models and samples")
     parser.add_argument("--steps", type=int, default=2500, help="on English; a voice gets a tenth of that")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     arguments = parser.parse_args()
     missing = [name for name in ("en", *VOICES) if not (arguments.speech / name).is_dir()]
     if missing:
@@ -86,7 +87,7 @@ def main():
         print(f"English: {path} is there already")
     else:
         print(f"English: {english.audit.train_seconds / 60:.1f} min, {steps} steps")
-        model = wd.WaveNet(config, seed=0)
+        model = wd.WaveNet(config, seed=0, device=arguments.device)
         _, bits = train(model, english, steps, 6e-3, "English")
         model.save(path)
         print(f"English: {bits:.3f} bits/sample of held-out clips")
@@ -94,9 +95,9 @@ def main():
     rows = []
     for name, language in VOICES.items():
         data = Excerpt(wd.audio.ClipFolder(arguments.speech / name), SECONDS)
-        scratch = wd.WaveNet(config, seed=0)
+        scratch = wd.WaveNet(config, seed=0, device=arguments.device)
         _, alone = train(scratch, data, few, 9e-3, f"{language} from scratch")
-        model = wd.load(path)
+        model = wd.load(path, device=arguments.device)
         before, after = train(model, data, few, 3e-3, f"{language} from English")
         old = wd.Trainer(model, english, validation=english).validate()
         rows.append((language, alone, before, after, old))

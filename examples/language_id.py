@@ -37,10 +37,10 @@ def language(path):
     return None if rest.startswith("silence/") else first
 
 
-def pretrain(folder, bundled, blocks, steps):
+def pretrain(folder, bundled, blocks, steps, device):
     """A model that predicts the samples of English (of the bundle: of both voices)."""
     data = wd.audio.bundled_clips() if bundled else wd.audio.ClipFolder(f"{folder}/en", validation=0.05)
-    model = wd.WaveNet(wd.WaveNetConfig(dilations=[2**i for i in range(blocks)]), seed=0)
+    model = wd.WaveNet(wd.WaveNetConfig(dilations=[2**i for i in range(blocks)]), seed=0, device=device)
     trainer = wd.Trainer(model, data, optimizer=wd.AdamW(8e-3), schedule=wd.schedules.cosine(steps), batch=2,
                          window=4096, ema=0.998, validation=data)  # fmt: skip
     trainer.fit(steps=steps)
@@ -49,9 +49,10 @@ def pretrain(folder, bundled, blocks, steps):
     return model
 
 
-def classify(trunk, recipe, data, seed, steps):
+def classify(trunk, recipe, data, seed, steps, device):
     """A classifier that has learned from the training clips."""
-    model = wd.ClipClassifier(trunk, data.labels, pooling="statistics", seed=seed).calibrate(data.train_clips())
+    model = wd.ClipClassifier(trunk, data.labels, pooling="statistics", seed=seed, device=device)
+    model.calibrate(data.train_clips())
     wd.Trainer(model, data, optimizer=wd.AdamW(1e-2), schedule=wd.schedules.cosine(steps), batch=8, window=8000,
                seed=seed, finetune=recipe).fit(steps=steps)  # fmt: skip
     return model
@@ -66,6 +67,7 @@ def main(arguments=None):
     parser.add_argument("--pretrain-steps", type=int, default=1500)
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--trunk", help="a model.safetensors to take instead of pretraining")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--out", default="language_id", help="where pictures go, without .png")
     options = parser.parse_args(arguments)
 
@@ -80,15 +82,16 @@ def main(arguments=None):
           f"{len(held)} to judge by", flush=True)  # fmt: skip
 
     if options.trunk:
-        trunk = wd.load(options.trunk)
+        trunk = wd.load(options.trunk, device=options.device)
     else:
-        trunk = pretrain(folder, not options.speech, options.blocks, options.pretrain_steps)
+        trunk = pretrain(folder, not options.speech, options.blocks, options.pretrain_steps, options.device)
     accuracy, seconds, confusion = {}, {}, {}
     for arm, recipe in ARMS.items():
         begin, accuracy[arm], confusion[arm] = time.perf_counter(), [], 0
         for seed in range(options.seeds):
             few = data.few(options.shots, seed)
-            model = classify(trunk.config if arm == "from scratch" else trunk, recipe, few, seed, options.steps)
+            start = trunk.config if arm == "from scratch" else trunk
+            model = classify(start, recipe, few, seed, options.steps, options.device)
             result = model.evaluate(held)
             accuracy[arm].append(result.accuracy)
             confusion[arm] = confusion[arm] + result.confusion

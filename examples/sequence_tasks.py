@@ -13,6 +13,7 @@ text              the next character of Python's own help texts (`pydoc_data.top
 """
 
 import argparse
+import functools
 import math
 import time
 
@@ -38,13 +39,13 @@ class Adding:
         return x, sum(x[rows, place, 0] for place in places)[:, None]
 
 
-def adding(length, seed, threads):
+def adding(length, seed, **options):
     """8 levels of 24 channels with kernel 8 see 3571 rows, of which a prediction reads 600."""
     levels = 8 if length > 300 else 7
     config = wd.TCNConfig(dilations=[2**i for i in range(levels)], channels=24, kernel_size=8, inputs=2, head="last")
     test = Adding(length).batch(np.random.default_rng(10**6), 1000)
     return {
-        "model": wd.TCN(config, seed=seed, threads=threads),
+        "model": wd.TCN(config, seed=seed, **options),
         "data": Adding(length),
         "options": {"optimizer": wd.Adam(4e-3), "batch": 32, "clip": 0.5},
         "steps": 12000 if length > 300 else 6000,
@@ -52,7 +53,7 @@ def adding(length, seed, threads):
     }
 
 
-def digits(permuted, seed, threads):
+def digits(permuted, seed, **options):
     """1797 images: the last 360 are the test; the pixels run from 0 to 1."""
     from sklearn.datasets import load_digits
 
@@ -64,7 +65,7 @@ def digits(permuted, seed, threads):
     config = wd.TCNConfig(dilations=[1, 2, 4, 8], channels=32, kernel_size=5, inputs=1, outputs=10, head="last",
                           loss="cross_entropy", dropout=0.1)  # fmt: skip
     return {
-        "model": wd.TCN(config, seed=seed, threads=threads),
+        "model": wd.TCN(config, seed=seed, **options),
         "data": Arrays(x[:count], labels[:count], per_item=True),
         "options": {"optimizer": wd.AdamW(4e-3), "batch": 64},
         "steps": 2000,
@@ -74,7 +75,7 @@ def digits(permuted, seed, threads):
     }
 
 
-def text(seed, threads):
+def text(seed, **options):
     """465,126 characters of 103 kinds with Python 3.11; the last tenth is the test."""
     from pydoc_data.topics import topics
 
@@ -94,7 +95,7 @@ def text(seed, threads):
         return {"test bits per character": model.loss(part[None, :-1], part[None, 1:], weights) / math.log(2)}
 
     return {
-        "model": wd.TCN(config, seed=seed, threads=threads),
+        "model": wd.TCN(config, seed=seed, **options),
         "data": Arrays(codes[None, : count - 1], codes[None, 1:count], context=field),
         "options": {"optimizer": wd.AdamW(2e-3), "batch": 16, "window": 256},
         "steps": 2000,
@@ -103,23 +104,23 @@ def text(seed, threads):
 
 
 TASKS = {
-    "adding-200": lambda seed, threads: adding(200, seed, threads),
-    "adding-600": lambda seed, threads: adding(600, seed, threads),
-    "digits": lambda seed, threads: digits(False, seed, threads),
-    "permuted-digits": lambda seed, threads: digits(True, seed, threads),
+    "adding-200": functools.partial(adding, 200),
+    "adding-600": functools.partial(adding, 600),
+    "digits": functools.partial(digits, False),
+    "permuted-digits": functools.partial(digits, True),
     "text": text,
 }
 
 
-def start(name, seed=0, steps=None, threads=None, folder=None):
+def start(name, seed=0, steps=None, threads=None, folder=None, device="cpu"):
     """A trainer for a task, its number of steps, and a function that measures a model.
 
     If the folder holds an unfinished run, the trainer goes on with it.
     """
-    task = TASKS[name](seed, threads)
+    task = TASKS[name](seed, threads=threads, device=device)
     steps = steps or task["steps"]
     if folder is not None and (folder / "trainer.safetensors").exists():
-        return wd.Trainer.resume(folder, task["data"], threads=threads), steps, task["measure"]
+        return wd.Trainer.resume(folder, task["data"], threads=threads, device=device), steps, task["measure"]
     schedule = wd.schedules.cosine(steps, warmup=min(100, steps // 10))
     options = task["options"] | {"seed": seed, "schedule": schedule, "folder": folder}
     return wd.Trainer(task["model"], task["data"], **options), steps, task["measure"]
@@ -131,13 +132,14 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     options = parser.parse_args()
 
     def on_step(progress):
         if progress.step % 100 == 0 or progress.seconds_left == 0:
             print(f"step {progress.step}: training loss {progress.loss_bits:.3g}, {progress.seconds_left:.0f} s left")
 
-    trainer, steps, measure = start(options.task, options.seed, options.steps, options.threads)
+    trainer, steps, measure = start(options.task, options.seed, options.steps, options.threads, device=options.device)
     print(trainer.model)
     begin = time.perf_counter()
     trainer.fit(steps=steps, on_step=on_step)

@@ -31,9 +31,9 @@ def digit(path):
     return name if len(folders) == 2 and folders[1] == "digits" and name in set("0123456789") else None
 
 
-def train(data, speech, blocks, steps, pretrain_steps):
+def train(data, speech, blocks, steps, pretrain_steps, device):
     """A classifier on a trunk that has learned to predict speech."""
-    trunk = wd.WaveNet(wd.WaveNetConfig(dilations=[2**i for i in range(blocks)]), seed=0)
+    trunk = wd.WaveNet(wd.WaveNetConfig(dilations=[2**i for i in range(blocks)]), seed=0, device=device)
     wd.Trainer(trunk, speech, optimizer=wd.AdamW(8e-3), schedule=wd.schedules.cosine(pretrain_steps), batch=2,
                window=4096).fit(steps=pretrain_steps)  # fmt: skip
     model = wd.ClipClassifier(trunk, data.labels, pooling="attentive").calibrate(data.train_clips())
@@ -50,6 +50,7 @@ def main(arguments=None):
     parser.add_argument("--steps", type=int, default=80, help="of each classifier")
     parser.add_argument("--pretrain-steps", type=int, default=300)
     parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--out", default="spoken_digits", help="where the picture goes, without .png")
     options = parser.parse_args(arguments)
 
@@ -64,7 +65,7 @@ def main(arguments=None):
     for out in speakers:
         data = LabelledClips(folder, label=digit, augment=CHANGES, validation=lambda n, o=out: n.split("/")[0] == o)
         speech = wd.audio.ClipFolder(folder, validation=[name for name in names if name.startswith(f"{out}/")])
-        model, loss = train(data, speech, options.blocks, options.steps, options.pretrain_steps)
+        model, loss = train(data, speech, options.blocks, options.steps, options.pretrain_steps, options.device)
         result = model.evaluate(data.validation_clips())
         right = np.diag(result.confusion)
         confusion += result.confusion
