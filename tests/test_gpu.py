@@ -4,7 +4,9 @@ import gpu_here
 import numpy as np
 import pytest
 
-pytest.register_assert_rewrite("helpers.cuda_suite", "cuda_sim.test_training")
+pytest.register_assert_rewrite(
+    "helpers.cuda_suite", "cuda_sim.test_clip_classifier", "cuda_sim.test_streams", "cuda_sim.test_training"
+)
 REASON = gpu_here.reason()
 if REASON:
     pytest.skip(REASON, allow_module_level=True)

@@ -19,7 +19,9 @@ REASON = compiler.missing()
 if REASON:
     pytest.skip(REASON, allow_module_level=True)
 
-pytest.register_assert_rewrite("helpers.cuda_suite", "cuda_sim.test_training")
+pytest.register_assert_rewrite(
+    "helpers.cuda_suite", "cuda_sim.test_clip_classifier", "cuda_sim.test_streams", "cuda_sim.test_training"
+)
 from helpers import cuda_suite, device  # noqa: E402
 from helpers.cuda_suite import *  # noqa: E402, F403
 from ptx.engine import Interpreter  # noqa: E402

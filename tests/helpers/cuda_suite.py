@@ -5,6 +5,8 @@
 
 import numpy as np
 import pytest
+from cuda_sim import test_clip_classifier as clips
+from cuda_sim import test_streams as streams
 from cuda_sim import test_training as training
 
 from helpers import device
@@ -13,7 +15,9 @@ from wavedil import ops
 from wavedil.kernels import cuda_rows
 
 __all__ = [
-    "test_a_stack_equals_the_reference", "test_a_training_equals_the_cpus", "test_arrays_are_scaled_in_place",
+    "test_a_clip_classifier_equals_the_cpus", "test_a_stack_equals_the_reference",
+    "test_streams_of_audio_equal_the_cpus",
+    "test_a_training_equals_the_cpus", "test_arrays_are_scaled_in_place",
     "test_draws_of_whole_networks",
     "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_pull", "test_single_ops_equal_the_reference",
     "test_streams_and_draws", "test_the_same_bits_twice", "test_updates_equal_the_reference",
@@ -167,6 +171,30 @@ def test_a_training_equals_the_cpus(on_device, name, tmp_path):
         "lora": lambda: training.test_finetuning(recipes["lora"]),
         "files": lambda: training.test_files_and_generation(tmp_path),
         "conditions": training.test_global_and_local_conditions,
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["attentive", "statistics", "stream", "steps", "finetune", "files"])
+def test_a_clip_classifier_equals_the_cpus(on_device, name, tmp_path):
+    (mark,) = clips.test_losses_gradients_and_decisions_are_those_of_the_cpu.pytestmark
+    same = {case[0]: case for case in mark.args[1]}
+    {
+        "attentive": lambda: clips.test_losses_gradients_and_decisions_are_those_of_the_cpu(*same["attentive"]),
+        "statistics": lambda: clips.test_losses_gradients_and_decisions_are_those_of_the_cpu(*same["statistics"]),
+        "stream": clips.test_a_stream_decides_at_its_end_as_the_whole_clip,
+        "steps": lambda: clips.test_steps_as_on_the_cpu_and_a_resume_on_either_device(tmp_path),
+        "finetune": clips.test_finetuning_with_a_frozen_trunk_and_adapters,
+        "files": lambda: clips.test_it_lives_where_its_trunk_does_and_its_files_anywhere(tmp_path),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["predictor", "generator", "effect", "command"])
+def test_streams_of_audio_equal_the_cpus(on_device, name, tmp_path, monkeypatch):
+    {
+        "predictor": streams.test_a_predictor_with_voices_and_a_condition,
+        "generator": streams.test_a_generator_speaks_what_the_model_generates,
+        "effect": streams.test_an_effect,
+        "command": lambda: streams.test_the_command_line(tmp_path, monkeypatch),
     }[name]()
 
 
