@@ -98,8 +98,8 @@ def trainer(device, steps, pooling, **options):
 
 
 def test_steps_as_on_the_cpu_and_a_resume_on_either_device(tmp_path):
-    cuda, losses = trainer("cuda", 2, "average")
-    cpu, expected = trainer("cpu", 2, "average")
+    cuda, losses = trainer("cuda", 1, "average")
+    cpu, expected = trainer("cpu", 1, "average")
     cuda.save(tmp_path / "cuda.safetensors")
     cpu.save(tmp_path / "cpu.safetensors")
     losses += fit(cuda, 1)
@@ -109,7 +109,7 @@ def test_steps_as_on_the_cpu_and_a_resume_on_either_device(tmp_path):
     for source, device, exact in (("cuda", "cuda", True), ("cuda", "cpu", False), ("cpu", "cuda", False)):
         again = wd.Trainer.resume(tmp_path / f"{source}.safetensors", Clips(), device=device)
         assert again.model.device.startswith(device)
-        assert fit(again, 1) == (losses[2:] if exact else pytest.approx(losses[2:], abs=1e-5))
+        assert fit(again, 1) == (losses[1:] if exact else pytest.approx(losses[1:], abs=1e-5))
         for name, value in values(again.model.params).items():
             np.testing.assert_allclose(value, values(cuda.model.params)[name], atol=0 if exact else 1e-5, err_msg=name)
 

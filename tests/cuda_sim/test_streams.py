@@ -64,7 +64,7 @@ def test_the_command_line(tmp_path, monkeypatch):
     heard = {}
     for device in OF_BOTH:
         out = tmp_path / f"{device}.wav"
-        result = wavedil("stream", run, "-i", tmp_path / "in.wav", "-o", out, "--block", 2, "--device", device)
+        result = wavedil("stream", run, "-i", tmp_path / "in.wav", "-o", out, "--block", 3, "--device", device)
         assert result.exit_code == 0, result.output
         heard[device] = soundfile.read(out)[0]
     np.testing.assert_allclose(*heard.values(), atol=1 / 16384)
