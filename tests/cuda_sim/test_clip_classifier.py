@@ -71,6 +71,18 @@ def test_losses_gradients_and_decisions_are_those_of_the_cpu(pooling, dtype, tol
     assert result.predicted.tolist() == wanted.predicted.tolist()
 
 
+def test_a_step_waits_for_the_loss_alone_and_a_stream_for_nothing(monkeypatch):
+    model, downloads = classifier("cuda", trunk=SHORT), []
+    state = model.init_stream(2)
+    engine = type(model.params.flat.engine)
+    download = engine.download
+    monkeypatch.setattr(engine, "download", lambda self, flat: downloads.append(flat) or download(self, flat))
+    model.loss_and_grads(CODES, TARGETS, LENGTHS)
+    assert len(downloads) == 1 and downloads[0].size == 1
+    state.take_in(CODES[:, :2], None)
+    assert len(downloads) == 1
+
+
 def test_a_stream_decides_at_its_end_as_the_whole_clip():
     model = classifier("cuda", dtype="float64")
     whole, state = model.predict_proba(CODES), model.init_stream(2)

@@ -4,6 +4,7 @@ A simulated thread is a Python thread, so only cases of few operations run here;
 """
 
 import importlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from helpers import ops as h
 
 from wavedil import errors, ops
 from wavedil.kernels import cuda_device
+from wavedil.kernels.workspace import Workspace
+from wavedil.ops import contract
 
 SMALL = {
     "conv1d": ("one-sample", "time-below-dilation", "pad-right-only", "valid-one-row", "pads-wider-than-taps",
@@ -74,6 +77,30 @@ def test_into_accumulates_and_needs_skips(family):
     name = next(n for n, a in once._asdict().items() if a is not None)
     only = op.backward(device.to_device(dy), saved, needs=(name,))
     assert [n for n, a in only._asdict().items() if a is not None] == [name]
+
+
+@pytest.mark.parametrize("name", ["short", "statistics-short"])
+def test_a_running_pool(name):
+    sizes = {"kind": "statistics", "batch": 2, "time": 5, "channels": 3, "hidden": 0, "weights": "lengths"}
+    case = h.case_named("pooling", name) if name == "short" else contract.Case(name, 1, sizes)
+    with mock.patch("wavedil.ops.pooling.cuda.SLAB", 2):
+        device.check_running_pool(case, "float64", [1, 4])
+
+
+def test_targets_and_weights_of_the_host():
+    arrays, _ = h.cases("cross_entropy").inputs(h.case_named("cross_entropy", "short"), "float64")
+    arrays["targets"], arrays["weights"] = arrays["targets"].astype(np.uint8), np.ones(arrays["x"].shape[:2], bool)
+    expected, _ = ops.cross_entropy.forward(**arrays, backend="reference")
+    moved = arrays | {name: device.to_device(arrays[name]) for name in ("x", "w", "b")}
+    for workspace in (None, Workspace()):
+        got, saved = ops.cross_entropy.forward(**moved, workspace=workspace)
+        assert got == pytest.approx(expected, rel=1e-12) and saved.targets.device == "cuda:0"
+    targets = arrays["targets"].copy()
+    targets[0, 0] = arrays["w"].shape[1]
+    with pytest.raises(errors.ShapeError, match=r"cross_entropy.forward: targets must lie in \[0, "):
+        ops.cross_entropy.forward(**moved | {"targets": targets})
+    with pytest.raises(errors.DTypeError, match="targets must be in the host's memory .* in the memory of cuda:0"):
+        ops.cross_entropy.forward(**arrays | {"targets": device.to_device(targets)})
 
 
 @pytest.fixture
@@ -154,6 +181,13 @@ def test_arrays_on_two_devices():
     x = cuda_device.array(X)
     with pytest.raises(errors.DTypeError, match="w must be in the memory of cuda:0 as the others are, .* of cuda:1"):
         ops.conv1d.forward(x, Other().array(W))
+
+
+def test_a_state_elsewhere():
+    for x, like, place in ((cuda_device.array(X), None, "cuda:0"), (X, cuda_device.array(X), "host's")):
+        state = ops.pooling.init_state(1, 2, like)
+        with pytest.raises(errors.DTypeError, match=f"pooling.step: state.total must be in the .*{place}.* as the oth"):
+            ops.pooling.step(x, state)
 
 
 def test_less_shared_memory_means_flatter_tiles(launched, monkeypatch):

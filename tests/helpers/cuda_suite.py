@@ -15,8 +15,8 @@ from wavedil import ops
 from wavedil.kernels import cuda_rows
 
 __all__ = [
-    "test_a_clip_classifier_equals_the_cpus", "test_a_stack_equals_the_reference",
-    "test_streams_of_audio_equal_the_cpus",
+    "test_a_clip_classifier_equals_the_cpus", "test_a_running_pool_equals_the_reference",
+    "test_a_stack_equals_the_reference", "test_streams_of_audio_equal_the_cpus",
     "test_a_training_equals_the_cpus", "test_arrays_are_scaled_in_place",
     "test_draws_of_whole_networks",
     "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_pull", "test_single_ops_equal_the_reference",
@@ -34,6 +34,13 @@ def test_single_ops_equal_the_reference(on_device, family, case, dtype):
     if "steps" in h.cases(family).SUITES and h.streamed(family, case):
         time = case.sizes["time"]
         device.check_steps(family, case, dtype, [1, time - 1] if time > 1 else [1])
+
+
+@by_dtype
+@pytest.mark.parametrize("case", h.cases("pooling").CASES, ids=str)
+def test_a_running_pool_equals_the_reference(on_device, case, dtype):
+    time = case.sizes["time"]
+    device.check_running_pool(case, dtype, [1, (time - 1) // 3, time - 1 - (time - 1) // 3] if time > 3 else [time])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

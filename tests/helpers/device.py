@@ -59,3 +59,18 @@ def check_steps(family, case, dtype, sizes):
     else:
         y = np.concatenate(outputs, axis=1)
     h.assert_close(y, h.expected(family, case, dtype)[0], case.tolerance[dtype], f"{family}.cuda[{case}]")
+
+
+def check_running_pool(case, dtype, sizes):
+    """Pooled rows of a stream that comes in pieces of these sizes, after each, against the reference's forward."""
+    op, (arrays, settings) = h.module("pooling"), h.cases("pooling").inputs(case, dtype)
+    x, weights = arrays.pop("x"), arrays.pop("weights", None)
+    state, end, moved = op.init_state(len(x), x.shape[2], cuda_device.array(x)), 0, to_device(arrays)
+    for n in sizes:
+        begin, end = end, end + n
+        part, upto = (None if weights is None else weights[:, b:end] for b in (begin, 0))
+        y = op.step(cuda_device.array(x[:, begin:end]), state, **moved, **settings, weights=part)
+        expected, _ = op.forward(
+            **h.to_float64(arrays | {"x": x[:, :end]}), **settings, weights=upto, backend="reference"
+        )
+        h.assert_close(y.to_host(), expected, case.tolerance[dtype], f"pooling.cuda.step[{case}] after {end} rows")

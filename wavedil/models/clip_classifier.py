@@ -418,22 +418,16 @@ class ClipClassifier(Stored):
     def _score(self, pooled, targets):
         head, (batch, width) = [self.params[name] for name in _HEAD.values()], pooled.shape
         return cross_entropy.forward(
-            self._normal(pooled, centred=True).reshape(batch, 1, width), *head,
-            self._here("targets", targets.astype(np.int64)).reshape(batch, 1), workspace=self._workspace,
-            threads=self.threads,
+            self._normal(pooled, centred=True).reshape(batch, 1, width), *head, targets.reshape(batch, 1),
+            workspace=self._workspace, threads=self.threads,
         )  # fmt: skip
-
-    def _here(self, name, array):
-        """A small array of the host, where the parameters are."""
-        if self.device == "cpu":
-            return array
-        from wavedil.kernels.cuda_device import stage
-
-        return stage(self._workspace, self.params.flat.engine, name, array)
 
     def _normal(self, pooled, *, centred):
         """(pooled - center) scale, or, of a gradient, without the center."""
-        center, scale = (self._here(name, self.buffers[name]) for name in ("pooled.center", "pooled.scale"))
+        center, scale = (
+            contract.placed(self._workspace, name, self.buffers[name], pooled)
+            for name in ("pooled.center", "pooled.scale")
+        )
         if self.device == "cpu":
             return (pooled - center) * scale if centred else pooled * scale
         from wavedil.ops.norm import cuda as norm
@@ -513,7 +507,7 @@ class _Stream:
             {**model.params, **head}, batch, dilations=model.config.trunk.dilations, threads=model.threads
         )
         self._workspace = Workspace()
-        self._pooled = pooling.init_state(batch, skips)
+        self._pooled = pooling.init_state(batch, skips, like)
 
     @property
     def time(self):
@@ -534,7 +528,7 @@ class _Stream:
     def reset(self):
         """Forget the past."""
         self._trunk.reset()
-        self._pooled = pooling.init_state(*self._pooled.mean.shape)
+        self._pooled = pooling.init_state(*self._pooled.mean.shape, self._pooled.mean)
 
     def copy(self):
         """A second state that goes on from here; it shares the parameters."""

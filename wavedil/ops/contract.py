@@ -201,6 +201,15 @@ def empty(workspace, key, shape, dtype, like=None):
     return np.empty(shape, dtype) if workspace is None else workspace.array(key, shape, dtype)
 
 
+def placed(workspace, name, values, like):
+    """A host array, or its copy where ``like`` is, by way of the workspace's pinned memory; nothing waits."""
+    if not is_device_array(like):
+        return values
+    from wavedil.kernels.cuda_device import stage
+
+    return stage(workspace, like.engine, name, values)
+
+
 def output(where, name, out, shape, dtype, workspace, inputs=()):
     """``out`` after checks, or an array to fill, where the first of the inputs is."""
     like = inputs[0][1] if inputs else None

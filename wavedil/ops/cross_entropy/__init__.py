@@ -46,8 +46,9 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     w : (E, Q) array
     b : (Q,) array or None
     targets : (B, T) array of integers in [0, Q)
+        NumPy's are best for a device, too: they are checked on the host, for which those on a device are waited for.
     weights : (B, T) array of numbers or booleans, optional
-        At least 0, with a sum above 0; 0 masks a row out. The default weighs all rows the same.
+        At least 0, with a sum above 0; 0 masks a row out. The default weighs all rows the same. As for targets.
     workspace : Workspace, optional
         Owns the saved arrays until its next forward.
     backend : {None, "cpu", "cuda", "reference"}
@@ -84,8 +85,12 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     if b is not None:
         b = contract.floats(where, "b", b, (w.shape[1],), x.dtype)
     targets = contract.integers(where, "targets", targets, x.shape[:2])
-    kernels = contract.backend(where, backend, x, w=w, b=b, targets=targets)
+    kernels = contract.backend(where, backend, x, w=w, b=b)
+    contract.not_beyond(where, "targets", targets, x)
     contract.in_range(where, "targets", targets, w.shape[1])
+    if not contract.is_device_array(targets):
+        codes = targets.astype(np.int64) if contract.is_device_array(x) else targets
+        targets = contract.placed(workspace, f"{where}.targets", codes, x)
     shares = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype, x)
     contract.shares(where, weights, shares)
     loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64, x)

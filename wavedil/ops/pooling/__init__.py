@@ -52,7 +52,10 @@ class Grads(NamedTuple):
 
 
 class State(NamedTuple):
-    """The moments of all rows of a stream so far, in float64; owned by the caller and changed in place by `step`."""
+    """The moments of all rows of a stream so far, in float64; owned by the caller and changed in place by `step`.
+
+    Device arrays if the streams' rows are.
+    """
 
     total: np.ndarray  # (B,), the sum of m exp(e - top); of m without attention
     top: np.ndarray  # (B,), the largest score
@@ -118,8 +121,7 @@ def forward(x, w=None, b=None, v=None, *, kind="average", weights=None, out=None
     kernels = contract.backend(where, backend, x, w=w, b=b, v=v)
     moments = kind != "average"
     batch, channels = x.shape[0], x.shape[2]
-    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype, x)
-    _weights(where, weights, rows)
+    rows = _weights(where, weights, x, workspace)
     given = [("x", x), ("w", w), ("b", b), ("v", v)]
     y = contract.output(where, "out", out, (batch, width(channels, kind)), x.dtype, workspace, given)
     shares = contract.empty(workspace, f"{where}.shares", x.shape[:2], x.dtype, x)
@@ -174,12 +176,14 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     return grads.finish()
 
 
-def init_state(batch, channels):
+def init_state(batch, channels, like=None):
     """The state of so many streams that have had no row yet.
 
     Parameters
     ----------
     batch, channels : int
+    like : array, optional
+        The state lies where this one does: for streams on a device, any array there.
 
     Returns
     -------
@@ -187,7 +191,10 @@ def init_state(batch, channels):
     """
     where = "pooling.init_state"
     batch, channels = contract.whole(where, "batch", batch), contract.whole(where, "channels", channels)
-    return State(np.zeros(batch), np.full(batch, -np.inf), np.zeros((batch, channels)), np.zeros((batch, channels)))
+    shapes = (batch,), (batch,), (batch, channels), (batch, channels)
+    state = State(*(contract.zeros(shape, np.float64, like) for shape in shapes))
+    state.top.fill(-np.inf)
+    return state
 
 
 def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=None, workspace=None, backend=None):
@@ -219,11 +226,12 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=
     where = "pooling.step"
     x, w, b, v = _check(where, x, w, b, v, kind)
     batch, channels = x.shape[0], x.shape[2]
-    for name, array in state._asdict().items():
-        shape = (batch,) if name in ("total", "top") else (batch, channels)
-        contract.target(where, f"state.{name}", array, shape, np.float64)
+    shapes = {name: (batch,) if name in ("total", "top") else (batch, channels) for name in State._fields}
+    state = State(
+        *(contract.target(where, f"state.{n}", getattr(state, n), shape, np.float64, x) for n, shape in shapes.items())
+    )
     kernels = contract.backend(where, backend, x, w=w, b=b, v=v)
-    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)  # on the host, as the state is
+    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)  # on the host
     rows.fill(1)
     if weights is not None:
         weights = contract.on_host(weights)
@@ -255,22 +263,20 @@ def _check(where, x, w, b, v, kind):
     return x, w, b, v
 
 
-def _weights(where, weights, out):
-    """Fill ``out`` with the weights, divided by each item's sum."""
-    if contract.is_device_array(out):  # on the host, which waits for weights that lie on a device
-        shares = np.empty(out.shape, out.dtype)
-        if contract.is_device_array(weights):
-            weights = contract.floats(where, "weights", weights, out.shape, out.dtype).to_host()
-        _weights(where, weights, shares)
-        out.set(shares)
-        return
+def _weights(where, weights, x, workspace):
+    """The weights, divided by each item's sum, where x is. Those on a device are waited for, as they are checked."""
+    shape = x.shape[:2]
+    if contract.is_device_array(x) and contract.is_device_array(weights):
+        weights = contract.floats(where, "weights", weights, shape, x.dtype).to_host()
+    shares = contract.empty(workspace, f"{where}.weights", shape, x.dtype)
     if weights is None:
-        out.fill(1 / out.shape[1])
-        return
-    totals = check_weights(where, weights, out.shape)
-    if totals.min() <= 0:
-        raise ShapeError(f"{where}: weights must have a positive sum in each item, got {totals.min()}")
-    np.divide(weights, totals[:, None], out=out, casting="same_kind")
+        shares.fill(1 / shape[1])
+    else:
+        totals = check_weights(where, weights, shape)
+        if totals.min() <= 0:
+            raise ShapeError(f"{where}: weights must have a positive sum in each item, got {totals.min()}")
+        np.divide(weights, totals[:, None], out=shares, casting="same_kind")
+    return contract.placed(workspace, f"{where}.weights", shares, x)
 
 
 def check_weights(where, weights, shape):

@@ -1,39 +1,78 @@
-"""CUDA: scores by tiles and a row of 32 threads, an item's softmax by one block, moments one thread a channel.
+"""CUDA: scores by a row of 32 threads; then an item's rows slab by slab, and the slabs one after the other.
 
-A stream's moments are float64 and lie on the host, and its steps are small: `step` goes by way of the reference.
+A slab's rows get their shares within it and its moments their sums in the arrays' type; those join the moments of the
+rows before it in float64, as on the CPU, so forward is a stream whose state begins empty. A stream's state lies on the
+device. Slabs are cut by shape, and nothing waits for the device.
 """
 
 import functools
 import math
 
 import numpy as np
-from numba import cuda, int64, uint64
+from numba import cuda, float64, int64, types, uint64
 
 from wavedil.kernels import cuda_tiles
-from wavedil.kernels.cuda_device import Kernel, lanes, scratch, threads_or
+from wavedil.kernels.cuda_device import Kernel, lanes, scratch, stage, threads_or
 from wavedil.kernels.cuda_rows import blocks_for
 from wavedil.kernels.cuda_tiles import reals
-from wavedil.ops.pooling import EPSILON, reference
+from wavedil.ops.pooling import EPSILON, State
+
+SLAB, SLABS = 64, 256  # an item's rows of a slab at least, and its slabs at most
+DOUBLE = types.Array(float64, 1, "C")
 
 
 def forward(y, shares, mean, variance, x, weights, w, b, v, kind, *, workspace, threads):
     """y =, shares =, mean =, variance ="""
     make, (batch, time, channels) = scratch(workspace, x.engine), x.shape
-    if kind == "attentive":
-        hidden = make("hidden", (batch, time, w.shape[1]), x.dtype)
+    empty = make("pooled so far", (2 * batch * (1 + channels),), np.float64)
+    empty.fill(0)
+    ends = (batch, 2 * batch, (2 + channels) * batch, empty.size)
+    state = State(*(empty.part(begin, end) for begin, end in zip((0, *ends), ends, strict=False)))
+    if mean is None:
+        mean, variance = (make(name, (batch, channels), x.dtype) for name in ("mean", "variance"))
+    slab_rows, tops = _take_in(make, y, state, mean, variance, shares, x, weights, w, b, v, kind)
+    kernel = _shares(x.dtype, threads_or(256))
+    kernel(
+        blocks_for(kernel, shares.size), shares, tops, state.total, state.top, shares.size, time, slab_rows,
+        tops.shape[1],
+    )  # fmt: skip
+
+
+def step(y, state, x, weights, w, b, v, kind, *, workspace):
+    """y =, and the state takes the rows in."""
+    make, (batch, time, channels) = scratch(workspace, x.engine), x.shape
+    weights = stage(workspace, x.engine, "pooling.step.weights", weights)
+    mean, variance = (make(name, (batch, channels), x.dtype) for name in ("mean", "variance"))
+    shares = make("shares", (batch, time), x.dtype)
+    _take_in(make, y, state, mean, variance, shares, x, weights, w, b, v, kind)
+
+
+def _take_in(make, y, state, mean, variance, shares, x, weights, w, b, v, kind):
+    """y =, mean =, variance =, those of the state, which takes the rows in; shares = those within each slab."""
+    (batch, time, channels), dtype = x.shape, x.dtype
+    slab_rows = max(SLAB, -(-time // SLABS))
+    slabs = -(-time // slab_rows)
+    attentive = kind == "attentive"
+    if attentive:
+        hidden = make("hidden", (batch, time, w.shape[1]), dtype)
         cuda_tiles.rows(hidden, x, w, bias=b)
-        kernel = _scores(x.dtype, threads_or(128))
+        kernel = _scores(dtype, threads_or(128))
         work = -(-batch * time // (kernel.threads // lanes(kernel.threads)))
         kernel(work, shares, hidden, v, batch * time, w.shape[1])
-        _softmax(x.dtype, threads_or(256))(batch, shares, weights, batch, time)
-    else:
-        shares.set(weights)
-    kernel = _moments(x.dtype, threads_or(128))
-    moments = mean is not None
+    tops, amounts = (make(name, (batch, slabs), np.float64) for name in ("tops", "amounts"))
+    kernel = _amounts(dtype, threads_or(128))
+    work = -(-batch * slabs // (kernel.threads // lanes(kernel.threads)))
+    kernel(work, shares, tops, amounts, weights, batch, time, slab_rows, slabs, attentive)
+    centers, spreads = (make(name, (batch, slabs, channels), dtype) for name in ("centers", "spreads"))
+    kernel = _moments(dtype, threads_or(128))
     kernel(
-        blocks_for(kernel, batch * channels), y, mean if moments else y, variance if moments else y, x, shares,
-        batch, time, channels, moments,
+        blocks_for(kernel, centers.size), centers, spreads, x, shares, amounts, centers.size, time, channels, slab_rows,
+        slabs,
     )  # fmt: skip
+    _merge(dtype, threads_or(128))(
+        batch, y, mean, variance, *state, tops, amounts, centers, spreads, batch, channels, slabs, kind != "average"
+    )
+    return slab_rows, tops
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -63,14 +102,6 @@ def backward(grads, dy, saved, *, workspace, threads):
         cuda_tiles.rows(grads.x, dhidden, w, other=grads.x, end="add", transposed=True)
     cuda_tiles.columns(make, grads.w, grads.b, seen, dhidden)
     cuda_tiles.columns(make, grads.v, None, dscores, hidden)
-
-
-def step(y, state, x, weights, w, b, v, kind, *, workspace):
-    """y =, and the state takes the rows in."""
-    x, w, b, v = (None if array is None else array.to_host() for array in (x, w, b, v))
-    out = np.empty(y.shape, y.dtype)
-    reference.step(out, state, x, weights, w, b, v, kind, workspace=None)
-    y.set(out)
 
 
 @functools.cache
@@ -103,72 +134,138 @@ def _scores(dtype, threads):
 
 
 @functools.cache
-def _softmax(dtype, threads):
+def _amounts(dtype, threads):
     real, array = reals(dtype)
-    zero, lowest = real(0), real(-math.inf)
+    width = lanes(threads)
+    per_block, zero, lowest = threads // width, real(0), real(-math.inf)
 
-    def kernel(scores, weights, batch, time):
-        """scores = weights times e^scores, divided by their sum: an item by one block."""
+    def kernel(shares, tops, amounts, weights, batch, time, slab_rows, slabs, attentive):
+        """shares (scores before) = weights e^(scores - top), tops =, amounts = their sums: a slab by 32 threads."""
         held = cuda.shared.array(threads, real)
-        thread = cuda.threadIdx.x
-        for b in range(cuda.blockIdx.x, batch, cuda.gridDim.x):
+        sums = cuda.shared.array(threads, float64)  # on a line of its own: by which the simulator tells them apart
+        lane, slot = cuda.threadIdx.x % width, cuda.threadIdx.x // width
+        begin = slot * width
+        for base in range(cuda.blockIdx.x * per_block, batch * slabs, cuda.gridDim.x * per_block):
+            slab = base + slot
+            first = last = 0
+            if slab < batch * slabs:
+                row = slab // slabs * time
+                first = row + slab % slabs * slab_rows
+                last = min(first + slab_rows, row + time)
             top = lowest
-            for t in range(thread, time, threads):
-                if weights[uint64(b * time + t)] > zero:
-                    top = max(top, scores[uint64(b * time + t)])
-            held[thread] = top
+            for t in range(first + lane, last, width):
+                if weights[uint64(t)] > zero:
+                    top = max(top, shares[uint64(t)]) if attentive else zero
+            held[begin + lane] = top
             cuda.syncthreads()
-            for i in range(threads):
-                top = max(top, held[i])
+            for i in range(width):
+                top = max(top, held[begin + i])
+            total = float64(0)
+            for t in range(first + lane, last, width):
+                share = weights[uint64(t)]
+                if attentive and share > zero:
+                    share *= math.exp(shares[uint64(t)] - top)
+                shares[uint64(t)] = share
+                total += float64(share)
+            sums[begin + lane] = total
             cuda.syncthreads()
-            total = zero
-            for t in range(thread, time, threads):
-                at = uint64(b * time + t)
-                share = zero
-                if weights[at] > zero:
-                    share = weights[at] * math.exp(scores[at] - top)
-                scores[at] = share
-                total += share
-            held[thread] = total
-            cuda.syncthreads()
-            total = zero
-            for i in range(threads):
-                total += held[i]
-            cuda.syncthreads()
-            for t in range(thread, time, threads):
-                scores[uint64(b * time + t)] /= total
+            if lane == 0 and slab < batch * slabs:
+                total = float64(0)
+                for i in range(width):
+                    total += sums[begin + i]
+                tops[uint64(slab)], amounts[uint64(slab)] = float64(top), total
 
-    return Kernel(f"pooling_softmax.{dtype}", kernel, (array, array, int64, int64), threads)
+    return Kernel(f"pooling_amounts.{dtype}", kernel, (array, DOUBLE, DOUBLE, array) + (int64,) * 5, threads)
 
 
 @functools.cache
 def _moments(dtype, threads):
     real, array = reals(dtype)
-    zero, epsilon = real(0), real(EPSILON)
+    zero = real(0)
 
-    def kernel(y, mean, variance, x, shares, batch, time, channels, moments):
-        """y =, mean =, variance =: a thread has one channel of an item; rows of share 0 are not looked at."""
-        for i in range(cuda.grid(1), batch * channels, cuda.gridsize(1)):
-            c, b = i % channels, i // channels
-            center = zero
-            for t in range(time):
-                share = shares[uint64(b * time + t)]
-                if share != zero:
-                    center += share * x[uint64((b * time + t) * channels + c)]
-            if moments:
-                spread = zero
-                for t in range(time):
-                    share = shares[uint64(b * time + t)]
+    def kernel(centers, spreads, x, shares, amounts, count, time, channels, slab_rows, slabs):
+        """centers =, spreads =: a thread has one channel of a slab; rows of share 0 are not looked at."""
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            c, slab = i % channels, i // channels
+            row = slab // slabs * time
+            first = row + slab % slabs * slab_rows
+            last = min(first + slab_rows, row + time)
+            amount, center, spread = real(amounts[uint64(slab)]), zero, zero
+            if amount != zero:
+                for t in range(first, last):
+                    share = shares[uint64(t)]
                     if share != zero:
-                        apart = x[uint64((b * time + t) * channels + c)] - center
+                        center += share * x[uint64(t * channels + c)]
+                center /= amount
+                for t in range(first, last):
+                    share = shares[uint64(t)]
+                    if share != zero:
+                        apart = x[uint64(t * channels + c)] - center
                         spread += share * apart * apart
-                mean[uint64(i)], variance[uint64(i)] = center, spread
-                y[uint64(2 * b * channels + c)] = center
-                y[uint64((2 * b + 1) * channels + c)] = math.sqrt(spread + epsilon)
-            else:
-                y[uint64(i)] = center
+                spread /= amount
+            centers[uint64(i)], spreads[uint64(i)] = center, spread
 
-    return Kernel(f"pooling_moments.{dtype}", kernel, (array,) * 5 + (int64,) * 4, threads)
+    return Kernel(f"pooling_moments.{dtype}", kernel, (array,) * 4 + (DOUBLE,) + (int64,) * 5, threads)
+
+
+@functools.cache
+def _merge(dtype, threads):
+    real, array = reals(dtype)
+    zero, one, epsilon = float64(0), float64(1), float64(EPSILON)
+
+    def kernel(
+        y, center, spread, total, top, mean, variance, tops, amounts, centers, spreads, batch, channels, slabs, moments
+    ):
+        """total, top, mean and variance take the slabs in; y =, center =, spread =: an item by one block."""
+        for b in range(cuda.blockIdx.x, batch, cuda.gridDim.x):
+            amount, level = zero, zero
+            for c in range(cuda.threadIdx.x, channels, threads):
+                at = b * channels + c
+                amount, level, m, v = total[uint64(b)], top[uint64(b)], mean[uint64(at)], variance[uint64(at)]
+                for slab in range(b * slabs, (b + 1) * slabs):
+                    more, highest = amounts[uint64(slab)], tops[uint64(slab)]
+                    if more != zero:  # else no row counts
+                        if amount == zero:
+                            level = highest
+                        elif highest > level:
+                            amount *= math.exp(level - highest)
+                            level = highest
+                        more *= math.exp(highest - level)
+                        amount += more
+                        share = more / amount
+                        apart = float64(centers[uint64(slab * channels + c)]) - m
+                        m += share * apart
+                        v += share * (float64(spreads[uint64(slab * channels + c)]) - v + (one - share) * apart * apart)
+                mean[uint64(at)], variance[uint64(at)] = m, v
+                center[uint64(at)], spread[uint64(at)] = real(m), real(v)
+                if moments:
+                    y[uint64(2 * b * channels + c)] = real(m)
+                    y[uint64((2 * b + 1) * channels + c)] = real(math.sqrt(v + epsilon))
+                else:
+                    y[uint64(at)] = real(m)
+            cuda.syncthreads()  # all have read what came before
+            if cuda.threadIdx.x == 0:
+                total[uint64(b)], top[uint64(b)] = amount, level
+
+    signature = (array,) * 3 + (DOUBLE,) * 6 + (array,) * 2 + (int64,) * 4
+    return Kernel(f"pooling_merge.{dtype}", kernel, signature, threads)
+
+
+@functools.cache
+def _shares(dtype, threads):
+    real, array = reals(dtype)
+    zero = real(0)
+
+    def kernel(shares, tops, total, top, count, time, slab_rows, slabs):
+        """shares = those within an item, of those within its slabs; one thread a row."""
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            share = shares[uint64(i)]
+            if share != zero:
+                b = i // time
+                level = tops[uint64(b * slabs + i % time // slab_rows)] - top[uint64(b)]
+                shares[uint64(i)] = real(float64(share) * math.exp(level) / total[uint64(b)])
+
+    return Kernel(f"pooling_shares.{dtype}", kernel, (array,) + (DOUBLE,) * 3 + (int64,) * 4, threads)
 
 
 @functools.cache
@@ -258,8 +355,8 @@ def kernels(dtype):
     """All kernels that this family launches."""
     dtype, few, many = np.dtype(dtype), threads_or(128), threads_or(256)
     return (
-        *(make(dtype, few) for make in (_scores, _moments, _scores_back)),
-        *(make(dtype, many) for make in (_softmax, _input_back, _seen, _hidden_back)),
+        *(make(dtype, few) for make in (_scores, _amounts, _moments, _merge, _scores_back)),
+        *(make(dtype, many) for make in (_shares, _input_back, _seen, _hidden_back)),
         cuda_tiles.row_product(dtype), cuda_tiles.row_product(dtype, end="add", transposed=True),
         cuda_tiles.column_product(dtype), cuda_tiles.sum_slabs(dtype),
     )  # fmt: skip
