@@ -19,7 +19,7 @@ from benchmarks.settings import Settings  # noqa: E402
 def test_it_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu.harness, "repeats", lambda *_, **__: 1)
     monkeypatch.setattr(Settings, "rounds", 1)
-    tiny = Problem(2, dilations=(1, 2), batch=1, window=2, classes=4)
+    tiny = Problem(2, dilations=(1,), batch=1, window=2, classes=4)
     monkeypatch.setattr(gpu.train_step, "Problem", lambda *_: tiny)  # the warm-up's
     monkeypatch.setattr(gpu, "peers", lambda *_, peers=gpu.peers: {gpu.OURS: peers(*_)[gpu.OURS]})
     settings = Settings(quick=True, threads=1, out=tmp_path)

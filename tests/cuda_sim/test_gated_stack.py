@@ -36,6 +36,8 @@ def test_loss_and_grads(condition, recompute):
         h.assert_close(got.grads[name].to_host(), gradient, 1e-12, name)
     if condition:
         h.assert_close(got.condition.to_host(), expected.condition, 1e-12)
+    if condition != "local":
+        return
     size = workspace.nbytes
     gated_stack.loss_and_grads(**on_device(arguments), **settings, into=got.grads, workspace=workspace,
                                recompute=recompute)  # fmt: skip

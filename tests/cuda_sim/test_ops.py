@@ -37,10 +37,23 @@ CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() if f not in op
 DTYPES = ("float32", "float64")
 
 
+@pytest.fixture
+def launched(monkeypatch):
+    """The kernels that are launched."""
+    kernels, launch = [], cuda_device.Driver.launch
+    monkeypatch.setattr(
+        cuda_device.Driver, "launch", lambda self, kernel, *rest: (kernels.append(kernel), launch(self, kernel, *rest))
+    )
+    return kernels
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("family", "case"), CASES, ids=str)
-def test_parity(family, case, dtype):
+def test_parity(family, case, dtype, launched):
     device.check_parity(family, case, dtype)
+    # `kernels(dtype)` is what the other proofs go through.
+    listed = importlib.import_module(f"wavedil.ops.{family}.cuda").kernels(dtype)
+    assert launched and {kernel.name for kernel in launched} <= {kernel.name for kernel in listed}
 
 
 @pytest.mark.parametrize(("family", "case"), [c for c in CASES if "steps" in h.cases(c[0]).SUITES], ids=str)
@@ -101,24 +114,6 @@ def test_targets_and_weights_of_the_host():
         ops.cross_entropy.forward(**moved | {"targets": targets})
     with pytest.raises(errors.DTypeError, match="targets must be in the host's memory .* in the memory of cuda:0"):
         ops.cross_entropy.forward(**arrays | {"targets": device.to_device(targets)})
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The kernels that are launched."""
-    kernels, launch = [], cuda_device.Driver.launch
-    monkeypatch.setattr(
-        cuda_device.Driver, "launch", lambda self, kernel, *rest: (kernels.append(kernel), launch(self, kernel, *rest))
-    )
-    return kernels
-
-
-@pytest.mark.parametrize("family", SMALL)
-def test_what_is_launched_is_listed(family, launched):
-    """`kernels(dtype)` is what the other proofs go through."""
-    device.check_parity(family, h.case_named(family, SMALL[family][-1]), "float64")
-    listed = importlib.import_module(f"wavedil.ops.{family}.cuda").kernels("float64")
-    assert launched and {kernel.name for kernel in launched} <= {kernel.name for kernel in listed}
 
 
 def test_simulated():
