@@ -56,8 +56,8 @@ def cost(kernel, a):
         moved = size("sums", "g") + size("codes" if "one_hot" in variant else "a")
         return flops, moved + (size("a2") if "product" in variant else 0)
     if kind == "sum_slabs":
-        elements = a["groups"] * a["count"]
-        return elements * a["slabs"], (a["slabs"] + 2) * elements * a["out"].itemsize
+        elements = a["end"] - a["begin"]
+        return elements * a["slabs"], (a["slabs"] + 2) * elements * a["sums"].itemsize
     arrays = {id(v): v for v in a.values() if isinstance(v, np.ndarray)}
     moved = sum(v.nbytes for v in arrays.values())
     per_element = {"rows_loss": 6, "adam": 14, "squares": 2, "total": 1}.get(kind, 0)

@@ -6,7 +6,8 @@ import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
 from wavedil.kernels.cuda_device import Kernel, threads_or
-from wavedil.kernels.cuda_tiles import add_slabs, cut_rows, reals, sum_slabs
+from wavedil.kernels.cuda_storage import reals
+from wavedil.kernels.cuda_tiles import add_slabs, cut_rows, sum_slabs
 
 
 @functools.cache

@@ -18,9 +18,10 @@ import functools
 import math
 
 import numpy as np
-from numba import cuda, float32, float64, int64, types, uint32, uint64
+from numba import cuda, int64, types, uint32, uint64
 
 from wavedil.kernels.cuda_device import SIMULATED, Kernel, Tile, threads_or, tile_or
+from wavedil.kernels.cuda_storage import aligned, four, reals
 
 # Chosen by what ptxas reports for compute capability 8.0 and 9.0: 8 x 4 results a thread take 128 registers with all
 # addresses and spill none, and 64 columns are the gates of 32 channels. Blocks of 128 threads, four of which fit on a
@@ -28,15 +29,8 @@ from wavedil.kernels.cuda_device import SIMULATED, Kernel, Tile, threads_or, til
 ROW_TILES = {"float32": Tile(64, 64, 16, 8, 4), "float64": Tile(64, 32, 16, 4, 4)}
 # 32 rows: a tap of 32 channels fills the tile, and one of 64 two of them.
 COLUMN_TILES = {"float32": Tile(32, 64, 16, 4, 4), "float64": Tile(32, 64, 16, 4, 4)}
-REALS = {"float32": float32, "float64": float64}
 SHARED = 48 * 1024  # bytes of shared memory that every GPU has for a block
 SLABS = 64  # of a sum over rows, about: enough blocks for a GPU, few enough to add up quickly
-
-
-def reals(dtype):
-    """The types of a number and of an array of them."""
-    real = REALS[np.dtype(dtype).name]
-    return real, types.Array(real, 1, "C")
 
 
 def parts(dtype, tile):
@@ -47,32 +41,61 @@ def parts(dtype, tile):
     depth, rows, columns = tile.depth, tile.down, tile.across
 
     @cuda.jit(device=True)
+    def step(results, lefts, rights, i, first_row, first_column):
+        # Unsigned, and in this order: only so neighbours are seen to be neighbours, and become one load of 16 bytes.
+        left, right = uint32(i * left_step + first_row), uint32(i * right_step + first_column)
+        for r in range(rows):
+            for c in range(columns):
+                results[r * columns + c] += lefts[left + uint32(r)] * rights[right + uint32(c)]
+
+    @cuda.jit(device=True)
     def multiply(results, lefts, rights, first_row, first_column):
-        """results += ; unsigned indices, because a signed one would be checked for wrap-around."""
-        for i in range(depth):
-            for r in range(rows):
-                for c in range(columns):
-                    results[r * columns + c] += (
-                        lefts[uint32(i * left_step + first_row + r)] * rights[uint32(i * right_step + first_column + c)]
-                    )
+        """results +="""
+        if depth % 4 == 0:  # four steps written out
+            for i in range(0, depth, 4):
+                step(results, lefts, rights, i, first_row, first_column)
+                step(results, lefts, rights, i + 1, first_row, first_column)
+                step(results, lefts, rights, i + 2, first_row, first_column)
+                step(results, lefts, rights, i + 3, first_row, first_column)
+        else:
+            for i in range(depth):
+                step(results, lefts, rights, i, first_row, first_column)
 
     return multiply, left_step, right_step
 
 
-def left_value(left, zero):
+def reader(left, zero, span):
     """What a product reads of its left factor: ``left(a)`` of the module's equations."""
     product, relu = left == "product", left == "relu"
 
     @cuda.jit(device=True)
-    def value(a, a2, at):
-        found = a[at]
+    def value(found, factor):
         if product:
-            found = found * a2[at]
+            found = found * factor
         if relu and found < zero:  # NaN stays NaN
             found = zero
         return found
 
-    return value
+    @cuda.jit(device=True)
+    def read(held, place, a, a2, at, count, vectors):
+        """held[place :] = ``span`` neighbours from ``at`` on, of which ``count`` exist; the others are zeros."""
+        for i in range(span):
+            held[place + i] = zero
+        if span == 4 and vectors:
+            if count > 0:  # then all four exist
+                found = four(a, uint64(at))
+                factors = four(a2, uint64(at)) if product else found
+                held[place] = value(found[0], factors[0])
+                held[place + 1] = value(found[1], factors[1])
+                held[place + 2] = value(found[2], factors[2])
+                held[place + 3] = value(found[3], factors[3])
+        else:
+            for i in range(span):
+                if i < count:
+                    found = a[uint64(at + i)]
+                    held[place + i] = value(found, a2[uint64(at + i)] if product else found)
+
+    return read
 
 
 # ---- row product -----------------------------------------------------------------------------------------------------
@@ -92,41 +115,65 @@ def _row_product(dtype, tile, left, end, transposed, second):
     real, array = reals(dtype)
     multiply, left_step, right_step = parts(dtype, tile)
     left_size, right_size = tile.depth * left_step, tile.depth * right_step
-    value = left_value(left, real(0))
     block_rows, block_columns, depth, down, across = tile
     threads, threads_across, results_count = tile.threads, tile.columns // tile.across, tile.down * tile.across
-    left_count, right_count = block_rows * depth, block_columns * depth
     zero, one = real(0), real(1)
     half = real(0.5)
     gate, gate_back, add = end == "gate", end == "gate_back", end == "add"
     relu, relu_back = end == "relu", end == "relu_back"
+    # A thread's share of the factors: so many times ``span`` neighbours in memory.
+    span = math.gcd(depth, block_columns // 2, 4)
+    left_spans, right_spans = block_rows * depth // span, block_columns * depth // span
+    left_rounds, right_rounds = -(-left_spans // threads), -(-right_spans // threads)
+    left_share, right_share = left_rounds * span, right_rounds * span
+    deep, wide = depth // span, block_columns // span  # spans side by side
+    read, read_weights = reader(left, zero, span), reader("plain", zero, span)
 
     @cuda.jit(device=True)
-    def load_left(lefts, a, a2, b, first, rows_in, c0, inputs, thread):
-        for e in range(thread, left_count, threads):
-            c, r = e % depth, e // depth
-            row = first + r
-            found = zero
-            if row >= 0 and row < rows_in and c0 + c < inputs:
-                found = value(a, a2, uint64((b * rows_in + row) * inputs + c0 + c))
-            lefts[uint32(c * left_step + r)] = found
+    def fetch_left(held, a, a2, b, first, rows_in, c0, inputs, thread, vectors):
+        for j in range(left_rounds):
+            e = thread + j * threads
+            row, c = first + e // deep, c0 + e % deep * span
+            count = inputs - c if e < left_spans and row >= 0 and row < rows_in else 0
+            read(held, j * span, a, a2, (b * rows_in + row) * inputs + c, count, vectors)
 
     @cuda.jit(device=True)
-    def load_right(rights, w, k, c0, inputs, n0, columns, thread):
-        for e in range(thread, right_count, threads):
-            if transposed:  # neighbours in memory are read by neighbouring threads
-                c, n = e % depth, e // depth
-                at = (k * columns + n0 + n) * inputs + c0 + c
+    def put_left(lefts, held, thread):
+        for j in range(left_rounds):
+            e = thread + j * threads
+            if e < left_spans:
+                for i in range(span):
+                    lefts[uint32((e % deep * span + i) * left_step + e // deep)] = held[j * span + i]
+
+    @cuda.jit(device=True)
+    def fetch_right(held, w, k, c0, inputs, n0, columns, thread, vectors):
+        for j in range(right_rounds):
+            e = thread + j * threads
+            if transposed:
+                c, n = c0 + e % deep * span, n0 + e // deep
+                count, at = inputs - c if n < columns else 0, (k * columns + n) * inputs + c
+            elif gate:  # first the columns of tanh, then those of the sigmoid
+                c, n, side = c0 + e // wide, (n0 >> 1) + e % (wide // 2) * span, e % wide // (wide // 2)
+                count = (columns >> 1) - n if c < inputs else 0
+                at = (k * inputs + c) * columns + side * (columns >> 1) + n
             else:
-                c, n = e // block_columns, e % block_columns
-                column = n0 + n
-                if gate:  # tanh and sigmoid of a channel side by side, so that one thread has both
-                    column = (column & 1) * (columns >> 1) + (column >> 1)
-                at = (k * inputs + c0 + c) * columns + column
-            found = zero
-            if c0 + c < inputs and n0 + n < columns:
-                found = w[uint64(at)]
-            rights[uint32(c * right_step + n)] = found
+                c, n = c0 + e // wide, n0 + e % wide * span
+                count, at = columns - n if c < inputs else 0, (k * inputs + c) * columns + n
+            read_weights(held, j * span, w, w, at, count if e < right_spans else 0, vectors)
+
+    @cuda.jit(device=True)
+    def put_right(rights, held, thread):
+        for j in range(right_rounds):
+            e = thread + j * threads
+            if transposed:
+                at, step = e % deep * span * right_step + e // deep, right_step
+            elif gate:  # tanh and sigmoid of a channel side by side, so that one thread has both
+                at, step = e // wide * right_step + 2 * (e % (wide // 2) * span) + e % wide // (wide // 2), 2
+            else:
+                at, step = e // wide * right_step + e % wide * span, 1
+            if e < right_spans:
+                for i in range(span):
+                    rights[uint32(at) + uint32(i * step)] = held[j * span + i]
 
     @cuda.jit(device=True)
     def finish(y, y2, other, other2, row, n, columns, v, v2):
@@ -151,6 +198,7 @@ def _row_product(dtype, tile, left, end, transposed, second):
     def kernel(
         y, y2, a, a2, w, more, w_more, bias, other, other2,
         batch, rows_in, rows, inputs, columns, taps, shift, dilation, more_inputs, bias_step,
+        left_vectors, right_vectors,
     ):  # fmt: skip
         """y =: rows of a times w, in tiles; a thread has down x across of the results in registers."""
         if SIMULATED:  # which does not know of alignment
@@ -160,29 +208,40 @@ def _row_product(dtype, tile, left, end, transposed, second):
             lefts = cuda.shared.array(left_size, real, 16)
             rights = cuda.shared.array(right_size, real, 16)
         results = cuda.local.array(results_count, real)
-        thread = uint32(cuda.threadIdx.x)
+        left_held = cuda.local.array(left_share, real)
+        right_held = cuda.local.array(right_share, real)
+        thread = int64(uint32(cuda.threadIdx.x))
         first_column, first_row = thread % threads_across * across, thread // threads_across * down
         row_tiles, column_tiles = (rows + block_rows - 1) // block_rows, (columns + block_columns - 1) // block_columns
+        steps = taps * ((inputs + depth - 1) // depth)
+        if second:
+            steps += (more_inputs + depth - 1) // depth
         for piece in range(cuda.blockIdx.x, batch * row_tiles * column_tiles, cuda.gridDim.x):
             n0 = piece % column_tiles * block_columns
             t0 = piece // column_tiles % row_tiles * block_rows
             b = piece // (column_tiles * row_tiles)
             for i in range(results_count):
                 results[i] = zero
-            for k in range(taps):
-                for c0 in range(0, inputs, depth):
-                    load_left(lefts, a, a2, b, t0 + shift + k * dilation, rows_in, c0, inputs, thread)
-                    load_right(rights, w, k, c0, inputs, n0, columns, thread)
-                    cuda.syncthreads()
-                    multiply(results, lefts, rights, first_row, first_column)
-                    cuda.syncthreads()
-            if second:
-                for c0 in range(0, more_inputs, depth):
-                    load_left(lefts, more, more, b, t0, rows, c0, more_inputs, thread)
-                    load_right(rights, w_more, 0, c0, more_inputs, n0, columns, thread)
-                    cuda.syncthreads()
-                    multiply(results, lefts, rights, first_row, first_column)
-                    cuda.syncthreads()
+            first = t0 + shift
+            fetch_left(left_held, a, a2, b, first, rows_in, 0, inputs, thread, left_vectors)
+            fetch_right(right_held, w, 0, 0, inputs, n0, columns, thread, right_vectors)
+            k, c0 = 0, 0
+            for _ in range(steps):
+                put_left(lefts, left_held, thread)
+                put_right(rights, right_held, thread)
+                cuda.syncthreads()
+                # What comes next is fetched meanwhile.
+                c0 += depth
+                if k < taps and c0 >= inputs:
+                    k, c0, first = k + 1, 0, first + dilation
+                if k < taps:
+                    fetch_left(left_held, a, a2, b, first, rows_in, c0, inputs, thread, left_vectors)
+                    fetch_right(right_held, w, k, c0, inputs, n0, columns, thread, right_vectors)
+                elif second:
+                    fetch_left(left_held, more, more, b, t0, rows, c0, more_inputs, thread, left_vectors)
+                    fetch_right(right_held, w_more, 0, c0, more_inputs, n0, columns, thread, right_vectors)
+                multiply(results, lefts, rights, first_row, first_column)
+                cuda.syncthreads()
             for c in range(across):
                 n = n0 + first_column + c
                 if n < columns:
@@ -205,7 +264,7 @@ def _row_product(dtype, tile, left, end, transposed, second):
                             finish(y, y2, other, other2, b * rows + t, n, columns, v, v2)
 
     name = f"row_product.{left}.{end}{'.transposed' * transposed}{'.second' * second}.{dtype}"
-    signature = (array,) * 10 + (int64,) * 10
+    signature = (array,) * 10 + (int64,) * 12
     return Kernel(name, kernel, signature, threads, tile)
 
 
@@ -242,10 +301,15 @@ def rows(
     def given(array):
         return y if array is None else array
 
+    inputs, more_inputs = a.shape[-1], 0 if more is None else more.shape[-1]
+    lefts, weights = (a, given(a2), given(more)), (w, given(w_more))
+    side = columns // 2 if end == "gate" else columns  # what lies side by side in the weights
+    left_vectors = not inputs % 4 and not more_inputs % 4 and aligned(*lefts)
+    right_vectors = (not (inputs % 4 or more_inputs % 4) if transposed else not side % 4) and aligned(*weights)
     kernel(
         work, y, given(y2), a, given(a2), w, given(more), given(w_more), given(bias), given(other), given(other2),
-        batch, rows_in, rows_out, a.shape[-1], columns, taps, shift, dilation,
-        0 if more is None else more.shape[-1], -1 if bias is None else bias_step,
+        batch, rows_in, rows_out, inputs, columns, taps, shift, dilation, more_inputs,
+        -1 if bias is None else bias_step, left_vectors, right_vectors,
     )  # fmt: skip
 
 
@@ -264,39 +328,53 @@ def _column_product(dtype, tile, left):
     real, array = reals(dtype)
     multiply, left_step, right_step = parts(dtype, tile)
     left_size, right_size = tile.depth * left_step, tile.depth * right_step
-    value = left_value(left, real(0))
     block_rows, block_columns, depth, down, across = tile
     threads, threads_across, results_count = tile.threads, tile.columns // tile.across, tile.down * tile.across
-    left_count, right_count = block_rows * depth, block_columns * depth
     own_columns = -(-block_columns // threads)  # whose sum a thread takes
     zero, one = real(0), real(1)
     one_hot = left == "one_hot"
+    # A thread's share of the factors: so many times ``span`` neighbours in memory.
+    span = math.gcd(block_rows, block_columns, 4)
+    deep, wide = block_rows // span, block_columns // span  # spans side by side
+    left_rounds, right_rounds = -(-deep * depth // threads), -(-wide * depth // threads)
+    left_share, right_share = left_rounds * span, right_rounds * span
+    read, read_gradient = reader(left, zero, span), reader("plain", zero, span)
 
     @cuda.jit(device=True)
-    def load_left(lefts, a, a2, codes, b, first, count, rows_in, c0, inputs, thread):
-        for e in range(thread, left_count, threads):
-            c, r = e % block_rows, e // block_rows
+    def fetch_left(held, a, a2, codes, b, first, count, rows_in, c0, inputs, thread, vectors):
+        for j in range(left_rounds):
+            e = thread + j * threads
+            r, c = e // deep, c0 + e % deep * span
             row = first + r
-            found = zero
-            if r < count and row >= 0 and row < rows_in and c0 + c < inputs:
-                if one_hot:
-                    found = one if codes[uint64(b * rows_in + row)] == c0 + c else zero
-                else:
-                    found = value(a, a2, uint64((b * rows_in + row) * inputs + c0 + c))
-            lefts[uint32(r * left_step + c)] = found
+            exist = inputs - c if r < min(count, depth) and row >= 0 and row < rows_in else 0
+            if one_hot:
+                code = codes[uint64(b * rows_in + row)] - c if exist > 0 else int64(-1)
+                for i in range(span):
+                    held[j * span + i] = one if code == i else zero
+            else:
+                read(held, j * span, a, a2, (b * rows_in + row) * inputs + c, exist, vectors)
 
     @cuda.jit(device=True)
-    def load_right(rights, g, first, count, n0, columns, thread):
-        for e in range(thread, right_count, threads):
-            n, r = e % block_columns, e // block_columns
-            found = zero
-            if r < count and n0 + n < columns:
-                found = g[uint64((first + r) * columns + n0 + n)]
-            rights[uint32(r * right_step + n)] = found
+    def fetch_right(held, g, first, count, n0, columns, thread, vectors):
+        for j in range(right_rounds):
+            e = thread + j * threads
+            r, n = e // wide, n0 + e % wide * span
+            exist = columns - n if r < min(count, depth) else 0
+            read_gradient(held, j * span, g, g, (first + r) * columns + n, exist, vectors)
+
+    @cuda.jit(device=True)
+    def put(factor, held, rounds, across, step, thread):
+        for j in range(rounds):
+            e = thread + j * threads
+            if e < across * depth:
+                at = uint32(e // across * step + e % across * span)
+                for i in range(span):
+                    factor[at + uint32(i)] = held[j * span + i]
 
     def kernel(
         sums, a, a2, codes, g,
         batch, rows_in, rows, inputs, columns, taps, shift, dilation, slab_rows, item_slabs,
+        left_vectors, right_vectors,
     ):  # fmt: skip
         """sums =: of each slab of rows a's columns times those of g, and in a last row the sums of those of g."""
         if SIMULATED:  # which does not know of alignment
@@ -306,8 +384,10 @@ def _column_product(dtype, tile, left):
             lefts = cuda.shared.array(left_size, real, 16)
             rights = cuda.shared.array(right_size, real, 16)
         results = cuda.local.array(results_count, real)
+        left_held = cuda.local.array(left_share, real)
+        right_held = cuda.local.array(right_share, real)
         totals = cuda.local.array(own_columns, real)
-        thread = uint32(cuda.threadIdx.x)
+        thread = int64(uint32(cuda.threadIdx.x))
         first_column, first_row = thread % threads_across * across, thread // threads_across * down
         row_tiles = (inputs + block_rows - 1) // block_rows
         column_tiles = (columns + block_columns - 1) // block_columns
@@ -322,10 +402,17 @@ def _column_product(dtype, tile, left):
                 results[i] = zero
             for i in range(own_columns):
                 totals[i] = zero
+            away, count = shift + k * dilation, end - begin
+            fetch_left(left_held, a, a2, codes, b, begin + away, count, rows_in, c0, inputs, thread, left_vectors)
+            fetch_right(right_held, g, b * rows + begin, count, n0, columns, thread, right_vectors)
             for t0 in range(begin, end, depth):
-                load_left(lefts, a, a2, codes, b, t0 + shift + k * dilation, end - t0, rows_in, c0, inputs, thread)
-                load_right(rights, g, b * rows + t0, end - t0, n0, columns, thread)
+                put(lefts, left_held, left_rounds, deep, left_step, thread)
+                put(rights, right_held, right_rounds, wide, right_step, thread)
                 cuda.syncthreads()
+                # What comes next is fetched meanwhile.
+                t1, count = t0 + depth, end - t0 - depth
+                fetch_left(left_held, a, a2, codes, b, t1 + away, count, rows_in, c0, inputs, thread, left_vectors)
+                fetch_right(right_held, g, b * rows + t1, count, n0, columns, thread, right_vectors)
                 multiply(results, lefts, rights, first_row, first_column)
                 if k == 0 and c0 == 0:
                     for i in range(own_columns):
@@ -347,7 +434,7 @@ def _column_product(dtype, tile, left):
                     if thread + i * threads < block_columns and n < columns:
                         sums[uint64((base + taps * inputs) * columns + n)] = totals[i]
 
-    signature = (array, array, array, types.Array(int64, 1, "C"), array) + (int64,) * 10
+    signature = (array, array, array, types.Array(int64, 1, "C"), array) + (int64,) * 12
     return Kernel(f"column_product.{left}.{dtype}", kernel, signature, threads, tile)
 
 
@@ -361,16 +448,23 @@ def _sum_slabs(dtype, threads):
     real, array = reals(dtype)
     zero = real(0)
 
-    def kernel(out, sums, groups, count, slabs, step, offset):
-        """out (groups, count) +=: the slabs of each group in their order; a thread has one element at a time."""
-        for i in range(cuda.grid(1), groups * count, cuda.gridsize(1)):
-            group, element = i // count, i % count
-            total = zero
-            for s in range(slabs):
-                total += sums[uint64((group * slabs + s) * step + offset + element)]
-            out[uint64(i)] += total
+    def kernel(dw, db, sums, begin, end, weights, count, slabs, groups):
+        """dw +=, then db (groups, count) +=: elements begin to end, slabs in their order; one a thread."""
+        step = weights + count  # of a slab
+        for i in range(begin + cuda.grid(1), end, cuda.gridsize(1)):
+            if i < weights:
+                total = zero
+                for s in range(slabs):
+                    total += sums[uint64(s * step + i)]
+                dw[uint64(i)] += total
+            else:
+                group, n = (i - weights) // count, (i - weights) % count
+                total = zero
+                for s in range(group * (slabs // groups), (group + 1) * (slabs // groups)):
+                    total += sums[uint64(s * step + weights + n)]
+                db[uint64(i - weights)] += total
 
-    return Kernel(f"sum_slabs.{dtype}", kernel, (array, array) + (int64,) * 5, threads)
+    return Kernel(f"sum_slabs.{dtype}", kernel, (array,) * 3 + (int64,) * 6, threads)
 
 
 def columns(
@@ -401,9 +495,10 @@ def columns(
     work = batch * item_slabs * taps * -(-inputs // tile.rows) * -(-count // tile.columns)
     a = g if a is None else a
     codes = no_codes(g.engine) if codes is None else codes
+    a2 = a if a2 is None else a2
     kernel(
-        work, sums, a, a if a2 is None else a2, codes, g,
-        batch, rows_in, rows_out, inputs, count, taps, shift, dilation, slab_rows, item_slabs,
+        work, sums, a, a2, codes, g, batch, rows_in, rows_out, inputs, count, taps, shift, dilation, slab_rows,
+        item_slabs, not inputs % 4 and aligned(a, a2), not count % 4 and aligned(g),
     )  # fmt: skip
     add_slabs(dw, db, sums, size, count, batch * item_slabs, groups)
 
@@ -416,12 +511,13 @@ def cut_rows(batch, rows, depth):
 
 def add_slabs(dw, db, sums, size, count, slabs, groups=1):
     """dw +=, db +=: slabs of ``size`` elements, the last ``count`` of which are those of db (for each group)."""
-    kernel = sum_slabs(sums.dtype)
-    if dw is not None:
-        kernel(-(-(size - count) // kernel.threads), dw, sums, 1, size - count, slabs, size, 0)
-    if db is not None:
-        work = -(-count * groups // kernel.threads)
-        kernel(work, db, sums, groups, count, slabs // groups, size, size - count)
+    kernel, weights = sum_slabs(sums.dtype), size - count
+    begin = weights if dw is None else 0
+    end = weights if db is None else weights + groups * count
+    if begin == end:
+        return
+    dw, db = sums if dw is None else dw, sums if db is None else db
+    kernel(-(-(end - begin) // kernel.threads), dw, db, sums, begin, end, weights, count, slabs, groups)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import numpy as np
 from numba import cuda, int64, uint64
 
 from wavedil.kernels.cuda_device import Kernel, lanes, scratch, threads_or
-from wavedil.kernels.cuda_tiles import reals
+from wavedil.kernels.cuda_storage import reals
 from wavedil.ops.attention import reference
 
 

@@ -15,7 +15,7 @@ from numba import cuda, int64, uint64
 from wavedil.kernels import cuda_rows, cuda_tiles
 from wavedil.kernels.cuda_device import Kernel, scratch, threads_or
 from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_tiles import reals
+from wavedil.kernels.cuda_storage import reals
 
 
 def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):

@@ -7,7 +7,7 @@ from numba import cuda, int64, types, uint64
 
 from wavedil.kernels.cuda_device import Kernel, threads_or
 from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_tiles import reals
+from wavedil.kernels.cuda_storage import reals
 from wavedil.kernels.random import mask_key
 
 # Products of 32 bits are taken in 64, and cut off.

@@ -13,7 +13,7 @@ from numba import cuda, int64, types, uint64
 from wavedil.kernels import cuda_tiles
 from wavedil.kernels.cuda_device import Kernel, scratch, threads_or, whole
 from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_tiles import reals
+from wavedil.kernels.cuda_storage import reals
 
 
 def forward(y, codes, table, *, workspace, threads):

@@ -15,7 +15,7 @@ import numpy as np
 from numba import cuda, float64, int64, types, uint32, uint64
 
 from wavedil.kernels.cuda_device import Kernel, threads_or
-from wavedil.kernels.cuda_tiles import reals
+from wavedil.kernels.cuda_storage import reals
 from wavedil.kernels.random import mix
 
 THREADS = 256  # a product of 128 columns in halves; more would only wait at the barriers of narrow networks

@@ -14,7 +14,7 @@ from numba import cuda, float64, int64, types, uint64
 from wavedil.kernels import cuda_tiles
 from wavedil.kernels.cuda_device import Kernel, lanes, scratch, stage, threads_or
 from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_tiles import reals
+from wavedil.kernels.cuda_storage import reals
 from wavedil.ops.pooling import EPSILON, State
 
 SLAB, SLABS = 64, 256  # an item's rows of a slab at least, and its slabs at most
