@@ -365,6 +365,11 @@ def test_a_long_window_in_spans_of_several_chunks():
     check_close(wide, wanted, 1e-10)
 
 
+def test_half_activations_are_for_a_gpu():
+    with pytest.raises(ConfigError, match="half_activations is for float32 on 'cuda', got float32 on 'cpu'"):
+        run(CASES[0], "float32", half_activations=True)
+
+
 @by_dtype
 @pytest.mark.parametrize("recompute", [False, True])
 def test_what_is_left_in_a_workspace_does_not_matter(dtype, recompute):

@@ -26,7 +26,7 @@ from helpers import cuda_suite, device  # noqa: E402
 from helpers.cuda_suite import *  # noqa: E402, F403
 from ptx.engine import Interpreter  # noqa: E402
 
-from wavedil.kernels import cuda_device  # noqa: E402
+from wavedil.kernels import cuda_device, cuda_tiles  # noqa: E402
 
 KERNELS = {dtype: compiler.all_kernels(dtype) for dtype in compiler.DTYPES}
 EXECUTED = compiler.TARGETS[-1]
@@ -59,6 +59,23 @@ def on_device(request):
         pytest.skip(f"{dtype} is not in WAVEDIL_PTX_DTYPES")
     with cuda_device.use(INTERPRETER):
         yield
+
+
+@pytest.mark.skipif("float32" not in compiler.DTYPES, reason="float32 is not in WAVEDIL_PTX_DTYPES")
+def test_a_tiled_product_is_mostly_arithmetic():
+    """Instructions a multiply-add, of 64 channels in 64: fewer where four neighbours can be read at once."""
+    spent = []
+    for off in (0, 1):
+        engine = Interpreter(EXECUTED)
+        with cuda_device.use(engine):
+            x, w, y = (
+                engine.zeros(rows * 64 + off, "float32").part(off, rows * 64 + off).reshape(1, rows, 64)
+                for rows in (256, 64, 256)
+            )
+            cuda_tiles.rows(y, x, w)
+        (work,) = engine.launched.values()
+        spent.append(work["instructions"] / (work["flops"] / 2))
+    assert spent[0] < min(1.8, spent[1])
 
 
 # ---- planted faults --------------------------------------------------------------------------------------------------

@@ -283,7 +283,8 @@ def _model_config(wd, wanted, voices):
 
 def _new_trainer(wd, wanted, data, validation, run, threads, device):
     config, t = _model_config(wd, wanted, len(data.speakers)), wanted.train
-    model = wd.WaveNet(config, seed=t.seed, recompute=t.recompute, threads=threads, device=device)
+    model = wd.WaveNet(config, seed=t.seed, recompute=t.recompute, half_activations=t.half_activations,
+                       threads=threads, device=device)
     return _trainer_of(wd, t, model, data, validation, run)
 
 
@@ -501,7 +502,8 @@ def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resamp
     from wavedil.layers.parameters import host
 
     options["device"] = _device(console, options["device"])
-    model = wd.load(parent / "model.safetensors", recompute=wanted.train.recompute, **options)
+    model = wd.load(parent / "model.safetensors", recompute=wanted.train.recompute,
+                    half_activations=wanted.train.half_activations, **options)
     if model.config.classes != 256 or model.config.codec != "mulaw":
         raise ConfigError(f"{parent} has {model.config.classes} classes ({model.config.codec}), audio has the 256 of "
                           "mu-law: another head is made in Python, by model.with_head(classes=256)")

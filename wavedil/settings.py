@@ -57,6 +57,7 @@ class TrainSettings:
     validate_every: int = 100  # steps
     patience: int = 0  # validations without progress before an early stop; 0: never
     recompute: bool = False  # less memory, more time
+    half_activations: bool = False  # on a GPU: activations in float16, half the memory
     seed: int = 0
 
 

@@ -58,6 +58,25 @@ def test_needs(needs):
     assert (got.condition is not None) == ("condition" in needs)
 
 
+def test_half_activations_take_half_the_memory_and_equal_the_reference():
+    arguments, settings = small("global")
+    params = {name: value.astype("float32") for name, value in arguments["params"].items()}
+    arguments |= {"params": params, "condition": arguments["condition"].astype("float32")}
+    wide = arguments | {"params": h.to_float64(params), "condition": arguments["condition"].astype("float64")}
+    expected = gated_stack.loss_and_grads(**wide, **settings, half_activations=True, backend="reference")
+    held = []
+    for half in (True, False):
+        workspace = Workspace()
+        got = gated_stack.loss_and_grads(
+            **on_device(arguments), **settings, half_activations=half, recompute=half, workspace=workspace
+        )
+        error = max(h.relative_error(got.grads[n].to_host(), g) for n, g in expected.grads.items())
+        assert error < 1e-4 if half else error > 2e-4  # the latter lacks the rounding
+        held.append({kind: workspace.array(("cuda:0", kind), shape, "float16" if half else "float32").nbytes
+                     for kind, shape in (("h", (2, 2, 3, 3)), ("tanh", (1 if half else 2, 2, 3, 2)))})  # fmt: skip
+    assert held[0] == {"h": 72, "tanh": 24} and held[1] == {"h": 144, "tanh": 96}
+
+
 def test_what_is_launched_is_listed(monkeypatch):
     names, launch = set(), cuda_device.Driver.launch
     monkeypatch.setattr(
@@ -157,6 +176,14 @@ def test_out_of_memory_says_which_batch_fits():
             gated_stack.loss_and_grads(**on_device(arguments), **settings)
     text = str(caught.value)
     assert "a batch of 4 x 200 needs a workspace of" in text and "a batch of 1 would fit" in text, text
+    assert text.endswith("; less is needed with recompute=True")
+
+    with cuda_device.use(Small(limit=20_000)):
+        params = device.to_device({n: a.astype("float32") for n, a in arguments["params"].items()})
+        with pytest.raises(OutOfMemoryError) as caught:
+            gated_stack.forward(params, arguments["codes"], **settings, half_activations=True, recompute=True)
+    text = str(caught.value)
+    assert "gated_stack.forward: a batch of 4 x 201 needs" in text and "less is needed" not in text, text
 
 
 def test_bad_input():

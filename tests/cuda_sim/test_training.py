@@ -68,6 +68,19 @@ def test_five_steps_as_on_the_cpu_and_a_resume_on_either_device(tmp_path):
         assert np.allclose(value, values(cpu.average)[name], atol=1e-5), name
 
 
+def test_half_activations_live_in_the_file(tmp_path):
+    model = wd.WaveNet(wd.WaveNetConfig(**CONFIG), seed=1, device="cuda", half_activations=True)
+    made = wd.Trainer(model, Codes(), optimizer=wd.AdamW(0.05), batch=2, window=3, seed=4)
+    fit(made, 1)
+    made.save(tmp_path / "half.safetensors")
+    losses = fit(made, 1)
+    again = wd.Trainer.resume(tmp_path / "half.safetensors", Codes(), device="cuda")
+    assert again.model.half_activations and fit(again, 1) == losses
+    on_cpu = wd.Trainer.resume(tmp_path / "half.safetensors", Codes())
+    (other,) = fit(on_cpu, 1)
+    assert losses[0] != other == pytest.approx(losses[0], abs=1e-3)  # not rounded there
+
+
 def test_voices_accumulation_and_validation(tmp_path):
     options = {"speakers": 2, "accumulate": 2, "validation": Codes(2)}
     cuda, losses = trainer("cuda", 1, **options)

@@ -12,11 +12,12 @@ from cuda_sim import test_training as training
 from helpers import device
 from helpers import ops as h
 from wavedil import ops
-from wavedil.kernels import cuda_rows
+from wavedil.kernels import cuda_device, cuda_rows, cuda_storage
 
 __all__ = [
     "test_a_clip_classifier_equals_the_cpus", "test_a_running_pool_equals_the_reference",
     "test_a_stack_equals_the_reference", "test_streams_of_audio_equal_the_cpus",
+    "test_half_activations_equal_the_reference", "test_alignment_changes_no_bit",
     "test_a_training_equals_the_cpus", "test_arrays_are_scaled_in_place",
     "test_draws_of_whole_networks",
     "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_pull", "test_single_ops_equal_the_reference",
@@ -100,6 +101,41 @@ def test_a_stack_equals_the_reference(on_device, case, dtype):
         h.assert_close(got.grads[name].to_host(), gradient, tolerance, f"{case}, {dtype}: {name}")
     if expected.condition is not None:
         h.assert_close(got.condition.to_host(), expected.condition, tolerance, f"{case}, {dtype}: condition")
+
+
+@pytest.mark.parametrize("name", ["wide", "kernel-3", "below-dilation", "global", "local"])
+def test_half_activations_equal_the_reference(on_device, name):
+    """The reference rounds in float64, so an input within rounding of a tie may go the other way: 2^-11 of it."""
+    moved, wide, settings = _stack(h.case_named("gated_stack", name), "float32")
+    expected = ops.gated_stack.loss_and_grads(**wide, **settings, half_activations=True, backend="reference")
+    got = ops.gated_stack.loss_and_grads(**moved, **settings, half_activations=True, recompute=name == "wide")
+    assert got.loss == pytest.approx(expected.loss, rel=1e-5)
+    for key, gradient in expected.grads.items():
+        h.assert_close(got.grads[key].to_host(), gradient, 5e-4, f"{name}: {key}")
+    plain = ops.gated_stack.loss_and_grads(**wide, **settings, backend="reference")
+    off = max(h.relative_error(expected.grads[key], plain.grads[key]) for key in plain.grads)
+    assert 5e-5 < off < 2e-2, "nothing was rounded, or too much"
+
+
+@by_dtype
+@pytest.mark.parametrize("channels", [16, 30])
+def test_alignment_changes_no_bit(on_device, channels, dtype):
+    """Rows that do not begin on 16 bytes are read one number at a time."""
+    rng = np.random.default_rng(1)
+    x, w, b, dy = (rng.standard_normal(s) for s in ((2, 40, channels), (2, channels, 24), (24,), (2, 40, 24)))
+    results = []
+    for off in (0, 1):
+        arrays = []
+        for array in (x, w, b, dy):
+            held = cuda_device.engine().empty(array.size + off, dtype).part(off, array.size + off)
+            held.set(array.reshape(-1).astype(dtype))
+            assert cuda_storage.aligned(held) == (off == 0)
+            arrays.append(held.reshape(*array.shape))
+        *arguments, dy_held = arrays
+        y, saved = ops.conv1d.forward(*arguments, dilation=3)
+        results.append([y.to_host(), device.to_host(ops.conv1d.backward(dy_held, saved))])
+    for aligned, other in zip(*results, strict=True):
+        h.assert_same_bits(other, aligned)
 
 
 @by_dtype

@@ -30,7 +30,7 @@ _COMPARISONS |= {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
 _DIRECTED = {"rm", "rp", "rz"}
 SPECIAL = {f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"}
 SPECIAL |= {"%laneid", "%warpid", "%dynamic_smem_size"}
-WORK = ("flops", "shared_read", "shared_written", "global_read", "global_written")
+WORK = ("instructions", "flops", "shared_read", "shared_written", "global_read", "global_written")
 
 
 @dataclass
@@ -66,8 +66,8 @@ def translate(kernel):
 
 
 def work(code):
-    """Floating point operations (a fused multiply-add counts as two) and bytes moved, as if no guard were false."""
-    total = dict.fromkeys(WORK, 0)
+    """Instructions, floating point operations (a fused multiply-add is two) and bytes moved, as if all guards held."""
+    total = dict.fromkeys(WORK, 0) | {"instructions": len(code)}
     for made in code:
         if made.op in ("add", "sub", "mul", "fma", "mad", "div") and made.types[-1][0] == "f":
             total["flops"] += 2 if made.op in ("fma", "mad") else 1

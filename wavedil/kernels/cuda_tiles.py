@@ -12,6 +12,9 @@ factors into shared memory, both with the inner index first, so that each thread
 The second is taken slab of rows by slab of rows, and the slabs are added in their order.
 
 Rows outside of an item count as zeros: that is the padding of a convolution.
+
+Arrays of activations may be float16: they are widened as they are read, and rounded to nearest as they are written. All
+arithmetic is done in the dtype of the weights.
 """
 
 import functools
@@ -64,14 +67,15 @@ def parts(dtype, tile):
     return multiply, left_step, right_step
 
 
-def reader(left, zero, span):
-    """What a product reads of its left factor: ``left(a)`` of the module's equations."""
-    product, relu = left == "product", left == "relu"
+def reader(left, real, span):
+    """What a product reads of its left factor: ``left(a)`` of the module's equations, as a ``real``."""
+    product, relu, zero = left == "product", left == "relu", real(0)
 
     @cuda.jit(device=True)
     def value(found, factor):
+        found = real(found)
         if product:
-            found = found * factor
+            found = found * real(factor)
         if relu and found < zero:  # NaN stays NaN
             found = zero
         return found
@@ -103,16 +107,20 @@ LEFTS = ("plain", "product", "relu")
 ENDS = ("store", "add", "relu", "relu_back", "gate", "gate_back")
 
 
-def row_product(dtype, left="plain", end="store", transposed=False, second=False, shared=SHARED):
-    """The kernel of `rows`, for a dtype and what it reads and does, on a device with so much shared memory."""
+def row_product(dtype, left="plain", end="store", transposed=False, second=False, shared=SHARED, halves=""):
+    """The kernel of `rows`, for a dtype and what it reads and does, on a device with so much shared memory.
+
+    ``halves`` names the arrays in float16: "a" (with a2), "y" (with y2), "o" (other and other2).
+    """
     dtype = np.dtype(dtype)
     tile = tile_or(ROW_TILES[dtype.name]).fitting(dtype.itemsize, shared)
-    return _row_product(dtype, tile, left, end, bool(transposed), bool(second))
+    return _row_product(dtype, tile, left, end, bool(transposed), bool(second), halves)
 
 
 @functools.cache
-def _row_product(dtype, tile, left, end, transposed, second):
+def _row_product(dtype, tile, left, end, transposed, second, halves):
     real, array = reals(dtype)
+    (_, a_array), (stored, y_array), (_, o_array) = (reals("float16" if h in halves else dtype) for h in "ayo")
     multiply, left_step, right_step = parts(dtype, tile)
     left_size, right_size = tile.depth * left_step, tile.depth * right_step
     block_rows, block_columns, depth, down, across = tile
@@ -127,7 +135,7 @@ def _row_product(dtype, tile, left, end, transposed, second):
     left_rounds, right_rounds = -(-left_spans // threads), -(-right_spans // threads)
     left_share, right_share = left_rounds * span, right_rounds * span
     deep, wide = depth // span, block_columns // span  # spans side by side
-    read, read_weights = reader(left, zero, span), reader("plain", zero, span)
+    read, read_weights = reader(left, real, span), reader("plain", real, span)
 
     @cuda.jit(device=True)
     def fetch_left(held, a, a2, b, first, rows_in, c0, inputs, thread, vectors):
@@ -180,14 +188,14 @@ def _row_product(dtype, tile, left, end, transposed, second):
         at = uint64(row * columns + n)
         if gate:
             at = uint64(row * (columns >> 1) + (n >> 1))
-            y[at] = math.tanh(v)
-            y2[at] = half + half * math.tanh(half * v2)
+            y[at] = stored(math.tanh(v))
+            y2[at] = stored(half + half * math.tanh(half * v2))
         elif gate_back:
-            t, s = other[at], other2[at]
+            t, s = real(other[at]), real(other2[at])
             y[uint64(row * 2 * columns + n)] = v * s * (one - t * t)
             y[uint64((row * 2 + 1) * columns + n)] = v * t * s * (one - s)
         elif add:
-            y[at] = v + other[at]
+            y[at] = stored(v + real(other[at]))
         elif relu:
             y[at] = zero if v < zero else v
         elif relu_back:
@@ -263,9 +271,10 @@ def _row_product(dtype, tile, left, end, transposed, second):
                             v2 = results[r * across + c + 1] if gate else v
                             finish(y, y2, other, other2, b * rows + t, n, columns, v, v2)
 
-    name = f"row_product.{left}.{end}{'.transposed' * transposed}{'.second' * second}.{dtype}"
-    signature = (array,) * 10 + (int64,) * 12
-    return Kernel(name, kernel, signature, threads, tile)
+    variant = f"{left}.{end}{'.transposed' * transposed}{'.second' * second}{halves and f'.{halves}16'}"
+    arrays = (y_array, y_array, a_array, a_array, array, array, array, array, o_array, o_array)
+    signature = arrays + (int64,) * 12
+    return Kernel(f"row_product.{variant}.{dtype}", kernel, signature, threads, tile)
 
 
 def rows(
@@ -288,28 +297,31 @@ def rows(
         Or (B, N) with ``bias_step`` N.
     other, other2 : arrays like y, optional
         What end="add" adds, "relu_back" takes the sign of, and tanh and sigmoid of "gate_back".
+
+    The gates (y and y2, a and a2, other and other2), ``a`` and y in general, and ``other`` of end="add" may be float16.
     """
     columns = w.shape[-2] if transposed else w.shape[-1]
     if taps == 1 and shift == 0 and bias_step == 0 and a.shape[:-1] == y.shape[:-1]:
         batch, rows_in, rows_out = 1, a.size // a.shape[-1], a.size // a.shape[-1]
     else:
         (batch, rows_in), rows_out = a.shape[:2], y.shape[1]
-    kernel = row_product(y.dtype, left, end, transposed, more is not None, y.engine.shared_memory)
+    halves = "".join(name for name, array in (("a", a), ("y", y), ("o", other)) if getattr(array, "itemsize", 0) == 2)
+    kernel = row_product(w.dtype, left, end, transposed, more is not None, y.engine.shared_memory, halves)
     tile = kernel.tile
     work = batch * -(-rows_out // tile.rows) * -(-columns // tile.columns)
 
-    def given(array):
-        return y if array is None else array
+    def given(array, instead=w):
+        return instead if array is None else array
 
     inputs, more_inputs = a.shape[-1], 0 if more is None else more.shape[-1]
-    lefts, weights = (a, given(a2), given(more)), (w, given(w_more))
+    lefts, weights = (a, given(a2, a), given(more)), (w, given(w_more))
     side = columns // 2 if end == "gate" else columns  # what lies side by side in the weights
     left_vectors = not inputs % 4 and not more_inputs % 4 and aligned(*lefts)
     right_vectors = (not (inputs % 4 or more_inputs % 4) if transposed else not side % 4) and aligned(*weights)
     kernel(
-        work, y, given(y2), a, given(a2), w, given(more), given(w_more), given(bias), given(other), given(other2),
-        batch, rows_in, rows_out, inputs, columns, taps, shift, dilation, more_inputs,
-        -1 if bias is None else bias_step, left_vectors, right_vectors,
+        work, y, given(y2, y), *lefts[:2], w, given(more), given(w_more), given(bias), given(other),
+        given(other2, given(other)), batch, rows_in, rows_out, inputs, columns, taps, shift, dilation,
+        more_inputs, -1 if bias is None else bias_step, left_vectors, right_vectors,
     )  # fmt: skip
 
 
@@ -317,15 +329,19 @@ def rows(
 COLUMN_LEFTS = ("plain", "product", "relu", "one_hot")
 
 
-def column_product(dtype, left="plain", shared=SHARED):
-    """The kernel of `columns`, for a dtype and what it reads, on a device with so much shared memory."""
+def column_product(dtype, left="plain", shared=SHARED, half=False):
+    """The kernel of `columns`, for a dtype and what it reads, on a device with so much shared memory.
+
+    With ``half`` a and a2 are float16.
+    """
     dtype = np.dtype(dtype)
-    return _column_product(dtype, tile_or(COLUMN_TILES[dtype.name]).fitting(dtype.itemsize, shared), left)
+    return _column_product(dtype, tile_or(COLUMN_TILES[dtype.name]).fitting(dtype.itemsize, shared), left, half)
 
 
 @functools.cache
-def _column_product(dtype, tile, left):
+def _column_product(dtype, tile, left, half):
     real, array = reals(dtype)
+    _, a_array = reals("float16" if half else dtype)
     multiply, left_step, right_step = parts(dtype, tile)
     left_size, right_size = tile.depth * left_step, tile.depth * right_step
     block_rows, block_columns, depth, down, across = tile
@@ -338,7 +354,7 @@ def _column_product(dtype, tile, left):
     deep, wide = block_rows // span, block_columns // span  # spans side by side
     left_rounds, right_rounds = -(-deep * depth // threads), -(-wide * depth // threads)
     left_share, right_share = left_rounds * span, right_rounds * span
-    read, read_gradient = reader(left, zero, span), reader("plain", zero, span)
+    read, read_gradient = reader(left, real, span), reader("plain", real, span)
 
     @cuda.jit(device=True)
     def fetch_left(held, a, a2, codes, b, first, count, rows_in, c0, inputs, thread, vectors):
@@ -434,8 +450,8 @@ def _column_product(dtype, tile, left):
                     if thread + i * threads < block_columns and n < columns:
                         sums[uint64((base + taps * inputs) * columns + n)] = totals[i]
 
-    signature = (array, array, array, types.Array(int64, 1, "C"), array) + (int64,) * 12
-    return Kernel(f"column_product.{left}.{dtype}", kernel, signature, threads, tile)
+    signature = (array, a_array, a_array, types.Array(int64, 1, "C"), array) + (int64,) * 12
+    return Kernel(f"column_product.{left}{'.a16' * half}.{dtype}", kernel, signature, threads, tile)
 
 
 def sum_slabs(dtype):
@@ -478,7 +494,8 @@ def columns(
         ``workspace(name, shape, dtype)`` is an array to use meanwhile.
     dw : (taps, C, N) array
     db : (N,) array, or (groups, N): the sums of each item's rows, with groups = B
-    a : (B, T', C) array; with left="one_hot" codes (B, T') instead, and ``inputs`` the number of classes
+    a : (B, T', C) array
+        It and a2 may be float16. With left="one_hot" codes (B, T') instead, and ``inputs`` the number of classes.
     g : (B, T, N) array
     """
     rows_out, count = g.shape[-2], g.shape[-1]
@@ -487,13 +504,13 @@ def columns(
         return
     inputs = inputs or a.shape[-1]
     rows_in = codes.size // batch if codes is not None else a.size // (batch * inputs)
-    kernel = column_product(g.dtype, left, g.engine.shared_memory)
+    a = g if a is None else a
+    kernel = column_product(g.dtype, left, g.engine.shared_memory, a.itemsize == 2)
     tile = kernel.tile
     slab_rows, item_slabs = cut_rows(batch, rows_out, tile.depth)
     size = (taps * inputs + 1) * count
     sums = workspace(("sums", batch * item_slabs * size), (batch * item_slabs * size,), g.dtype)
     work = batch * item_slabs * taps * -(-inputs // tile.rows) * -(-count // tile.columns)
-    a = g if a is None else a
     codes = no_codes(g.engine) if codes is None else codes
     a2 = a if a2 is None else a2
     kernel(
@@ -539,4 +556,18 @@ def kernels(dtype):
         *(row_product(dtype, *variant) for variant in rows_used),
         *(column_product(dtype, left) for left in COLUMN_LEFTS),
         sum_slabs(dtype),
+    )
+
+
+def half_kernels():
+    """All kernels of this module that read or write float16; they compute in float32."""
+    rows_used = [
+        ("plain", "gate", False, False, "ay"), ("plain", "gate", False, True, "ay"),
+        ("product", "store", False, False, "a"), ("product", "add", False, False, "a"),
+        ("product", "add", False, False, "ayo"), ("plain", "gate_back", True, False, "o"),
+        ("plain", "gate_back", True, True, "o"),
+    ]  # fmt: skip
+    return (
+        *(row_product("float32", *variant, halves=halves) for *variant, halves in rows_used),
+        *(column_product("float32", left, half=True) for left in ("plain", "product")),
     )

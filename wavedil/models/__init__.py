@@ -38,7 +38,7 @@ def load(path, **options):
     path : path-like
         Written by a model's ``save``.
     options
-        ``threads``, ``recompute``, ``device``: what does not live in the file.
+        ``threads``, ``recompute``, ``half_activations``, ``device``: what does not live in the file.
 
     Raises
     ------

@@ -139,7 +139,7 @@ class ClipClassifier(Stored):
     device : {"cpu", "cuda", "cuda:N", "auto"}, optional
         Where it trains and runs; default: where the trunk's model is, or the CPU. What goes in and comes out are NumPy
         arrays either way; only the parameters and their gradients lie on the device.
-    recompute : bool
+    recompute, half_activations : bool
         As in `WaveNet`.
     threads : int, optional
         None: one a core. Changes no bit of any result.
@@ -160,7 +160,7 @@ class ClipClassifier(Stored):
     Config = ClipClassifierConfig
 
     def __init__(self, trunk, labels=None, *, pooling=None, attention_channels=None, seed=0, dtype=None, device=None,
-                 recompute=False, threads=None):  # fmt: skip
+                 recompute=False, threads=None, half_activations=False):  # fmt: skip
         given = {"labels": labels, "pooling": pooling, "attention_channels": attention_channels}
         given = {name: value for name, value in given.items() if value is not None}
         model = trunk if isinstance(trunk, WaveNet) else None
@@ -180,6 +180,7 @@ class ClipClassifier(Stored):
         if device is None:
             device = model.device if model else "cpu"
         self.config, self.device, self.recompute = config, devices.resolve(device), bool(recompute)
+        self.half_activations = bool(half_activations)
         self.threads = check_threads(threads)
         seed = contract.whole("ClipClassifier", "seed", seed, 0)
         self.params = Parameters(_shapes(config), dtype or (model.dtype if model else "float32"), self.device)
@@ -264,6 +265,7 @@ class ClipClassifier(Stored):
         trunk = [name for name in self.trunk_names if name in needs]
         x, saved_trunk = gated_stack.forward(
             self.params, codes, dilations=self.config.trunk.dilations, recompute=self.recompute, needs=trunk,
+            half_activations=self.half_activations and self.device != "cpu",
             workspace=self._workspace, threads=self.threads,
         )  # fmt: skip
         _relu(x)

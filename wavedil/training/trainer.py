@@ -550,6 +550,7 @@ class Trainer:
             "config": self.model.config.to_dict(),
             "dtype": str(self.model.params.dtype),
             "recompute": bool(getattr(self.model, "recompute", False)),
+            "half_activations": bool(getattr(self.model, "half_activations", False)),
             "optimizer": self.optimizer.to_dict(),
             "schedule": self.schedule.to_dict(),
             "finetune": None if self.finetune is None else self.finetune.to_dict(),
@@ -821,8 +822,9 @@ def _build_model(about, device, threads):
     from wavedil import models
 
     options = {"dtype": about["dtype"], "device": device, "threads": threads}
-    if about["recompute"]:  # not every class has it
-        options["recompute"] = True
+    for name in ("recompute", "half_activations"):  # not every class has them
+        if about.get(name):
+            options[name] = True
     return models.build(about["class"], about["config"], **options)
 
 

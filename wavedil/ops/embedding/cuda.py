@@ -18,7 +18,7 @@ from wavedil.kernels.cuda_storage import reals
 
 def forward(y, codes, table, *, workspace, threads):
     """y ="""
-    kernel = _gather(y.dtype, threads_or(256))
+    kernel = _gather(table.dtype, y.dtype, threads_or(256))
     kernel(blocks_for(kernel, y.size), y, whole(codes), table, codes.size, table.shape[1])
 
 
@@ -45,20 +45,26 @@ def add_rows(table, codes, rows, workspace):
 
 
 @functools.cache
-def _gather(dtype, threads):
-    _, array = reals(dtype)
+def _gather(dtype, out, threads):
+    (_, array), (stored, out_array) = reals(dtype), reals(out)
 
     def kernel(y, codes, table, count, channels):
         """y =: the rows of the codes; one thread an element, neighbours in channels."""
         for i in range(cuda.grid(1), count * channels, cuda.gridsize(1)):
-            y[uint64(i)] = table[uint64(codes[uint64(i // channels)] * channels + i % channels)]
+            y[uint64(i)] = stored(table[uint64(codes[uint64(i // channels)] * channels + i % channels)])
 
-    return Kernel(f"gather.{dtype}", kernel, (array, types.Array(int64, 1, "C"), array, int64, int64), threads)
+    signature = (out_array, types.Array(int64, 1, "C"), array, int64, int64)
+    return Kernel(f"gather{'' if out == dtype else '.y16'}.{dtype}", kernel, signature, threads)
+
+
+def half_kernel():
+    """The forward kernel of a float32 table whose rows are written as float16."""
+    return _gather(np.dtype("float32"), np.dtype("float16"), threads_or(256))
 
 
 def kernels(dtype):
     """All kernels that this family launches."""
     dtype = np.dtype(dtype)
     return (
-        _gather(dtype, threads_or(256)), cuda_tiles.column_product(dtype, "one_hot"), cuda_tiles.sum_slabs(dtype)
+        _gather(dtype, dtype, threads_or(256)), cuda_tiles.column_product(dtype, "one_hot"), cuda_tiles.sum_slabs(dtype)
     )  # fmt: skip

@@ -93,7 +93,7 @@ def gates(make, tanh, sigmoid, x, conv_weight, conv_bias, condition, condition_w
     """tanh =, sigmoid =: of the convolution of the rows of x, the first tap of which is ``shift`` rows away."""
     settings = {"taps": conv_weight.shape[0], "shift": shift, "dilation": dilation, "end": "gate", "y2": sigmoid}
     if condition is not None and condition.ndim == 2:
-        bias = make("item biases", (len(condition), conv_weight.shape[2]), x.dtype)
+        bias = make("item biases", (len(condition), conv_weight.shape[2]), conv_weight.dtype)
         project(bias, condition, condition_weight, conv_bias)
         cuda_tiles.rows(tanh, x, conv_weight, bias=bias, bias_step=bias.shape[1], **settings)
     else:
@@ -138,7 +138,7 @@ def conv_gradients(make, grads, x, dpre, shift, dilation, saved):
         rows, d_rows = condition, dpre
     else:
         batch, count = x.shape[0], dpre.shape[2]
-        sums = make("item sums", (batch, count), x.dtype)
+        sums = make("item sums", (batch, count), dpre.dtype)
         sums.fill(0)
         cuda_tiles.columns(make, grads.conv_weight, sums, x, dpre, groups=batch, **settings)
         if grads.conv_bias is not None:

@@ -93,7 +93,7 @@ def parameter_shapes(*, dilations, kernel_size, residual_channels, dilation_chan
 
 
 def loss_and_grads(params, codes, weights=None, into=None, *, dilations, condition=None, recompute=False, needs=None,
-                   workspace=None, backend=None, threads=None):  # fmt: skip
+                   half_activations=False, workspace=None, backend=None, threads=None):  # fmt: skip
     """Mean nats of each code given those before it, and the gradient of every parameter that is needed.
 
     Backward stops at the lowest block that needs something, and blocks below it keep nothing for it. A gradient has the
@@ -119,6 +119,10 @@ def loss_and_grads(params, codes, weights=None, into=None, *, dilations, conditi
     needs : collection of str, optional
         Names of the parameters whose gradients are wanted, and ``"condition"`` for that of the condition, for which all
         blocks must run. None: all of them. ``into`` may lack the others, which are not touched; a fresh mapping does.
+    half_activations : bool
+        Blocks pass on and keep their input, tanh and sigmoid in float16, rounded to nearest: half the memory. For
+        float32 parameters, on "cuda" (and "reference"). Sums and all gradients stay float32; the gradient goes through
+        the rounding as if there were none.
     workspace : Workspace, optional
         Holds all large arrays from call to call.
     backend : {None, "cpu", "cuda", "reference"}
@@ -142,7 +146,8 @@ def loss_and_grads(params, codes, weights=None, into=None, *, dilations, conditi
     module = contract.backend(where, backend, params["input.embedding"], **params, condition=condition)
     loss, dcondition = module.loss_and_grads(
         params, codes, weights, into, dilations=dilations, condition=condition, recompute=bool(recompute),
-        needs=needs, workspace=workspace, threads=contract.threads(where, threads),
+        needs=needs, half_activations=_half(where, half_activations, params, module), workspace=workspace,
+        threads=contract.threads(where, threads),
     )  # fmt: skip
     return Result(loss, into, dcondition)
 
@@ -166,8 +171,8 @@ def loss(params, codes, weights=None, *, dilations, condition=None, backend=None
     )
 
 
-def forward(params, codes, *, dilations, condition=None, recompute=False, needs=None, out=None, workspace=None,
-            backend=None, threads=None):  # fmt: skip
+def forward(params, codes, *, dilations, condition=None, recompute=False, needs=None, half_activations=False, out=None,
+            workspace=None, backend=None, threads=None):  # fmt: skip
     """The trunk alone, for other heads: the sum of the skip outputs of all blocks, before the head's first ReLU.
 
     In the same schedule and with the same kernels as `loss_and_grads`; `backward` takes it from there.
@@ -178,7 +183,7 @@ def forward(params, codes, *, dilations, condition=None, recompute=False, needs=
         See the module. It may have no ``head.*``; they are not used.
     codes : (B, T) array of ints in [0, Q)
         All of them inputs.
-    dilations, condition, recompute, threads
+    dilations, condition, recompute, half_activations, threads
         As in `loss_and_grads`.
     needs : collection of str, optional
         The gradients that `backward` will be asked for, as in `loss_and_grads`. None: all. With ``()`` nothing is kept,
@@ -207,7 +212,8 @@ def forward(params, codes, *, dilations, condition=None, recompute=False, needs=
     out = contract.output(where, "out", out, shape, dtype, workspace, [*params.items(), ("condition", condition)])
     kept = module.forward(
         params, codes, out, dilations=dilations, condition=condition, recompute=bool(recompute), needs=needs,
-        workspace=workspace, threads=contract.threads(where, threads),
+        half_activations=_half(where, half_activations, params, module), workspace=workspace,
+        threads=contract.threads(where, threads),
     )  # fmt: skip
     return out, Saved(module, kept, params, condition, needs, shape)
 
@@ -488,6 +494,14 @@ def _into(where, into, params, needs):
             raise ConfigError(f"{where}: into must have an array for {what}, got none for {name}")
         contract.target(where, f"into[{name!r}]", into[name], value.shape, value.dtype, value)
     return into
+
+
+def _half(where, half_activations, params, module):
+    """Whether activations are kept in float16: for float32 parameters, and not on the CPU."""
+    dtype, backend = params["input.embedding"].dtype, module.__name__.rpartition(".")[2]
+    if half_activations and (backend == "cpu" or (backend == "cuda" and dtype != np.float32)):
+        raise ConfigError(f"{where}: half_activations is for float32 on 'cuda', got {dtype} on {backend!r}")
+    return bool(half_activations)
 
 
 def _weights(where, weights, codes, params):

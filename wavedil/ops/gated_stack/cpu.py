@@ -532,8 +532,10 @@ class Window:
         return dcondition
 
 
-def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs):
-    """Backend of the contract: returns the loss and the gradient of the condition."""
+def loss_and_grads(
+    params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs, half_activations
+):  # fmt: skip
+    """Backend of the contract: returns the loss and the gradient of the condition; half_activations is False."""
     batch, count = weights.shape
     window = Window(params, codes, count, condition, dilations=dilations, workspace=workspace, threads=threads,
                     recompute=recompute, needs=needs)  # fmt: skip
@@ -545,8 +547,10 @@ def loss_and_grads(params, codes, weights, into, *, dilations, condition, worksp
     return float(losses.sum() * float(scale)), window.finish(gradients, into, needs)
 
 
-def forward(params, codes, out, *, dilations, condition, workspace, threads, recompute, needs):
-    """Backend of the contract: fills the skip sum, returns what backward needs."""
+def forward(
+    params, codes, out, *, dilations, condition, workspace, threads, recompute, needs, half_activations
+):  # fmt: skip
+    """Backend of the contract: fills the skip sum, returns what backward needs; half_activations is False."""
     batch, count = codes.shape
     window = Window(params, codes, count, condition, dilations=dilations, workspace=workspace, threads=threads,
                     recompute=recompute, needs=needs)  # fmt: skip

@@ -1,12 +1,14 @@
 """CUDA: block by block over the whole window, of the same tiled products as the single ops, one after the other.
 
-Kept from forward to backward are each block's input, tanh and sigmoid (with ``recompute`` only its input); the gradient
-of the gates, of the residual stream and of the skip sum each have one array for all blocks. Logits exist for a chunk of
-rows at a time, and turn into their gradient in place. Nothing waits for the device until the loss is copied.
+Kept from forward to backward are each block's input, tanh and sigmoid (with ``recompute`` only its input; all in
+float16 with ``half_activations``). The gradient of the gates, of the residual stream and of the skip sum each have one
+array for all blocks. Logits exist for a chunk of rows at a time, and turn into their gradient in place. Nothing waits
+for the device until the loss is copied.
 
 A stream keeps each block's latest input rows in a ring: row t of the stream is at ``t % past``.
 """
 
+import contextlib
 import copy
 
 import numpy as np
@@ -27,25 +29,27 @@ BLOCK = ("conv.weight", "conv.bias", "residual.weight", "residual.bias", "skip.w
 class _Sizes:
     """The shapes of a stack."""
 
-    def __init__(self, params, dilations):
+    def __init__(self, params, dilations, half_activations=False):
         self.classes, self.channels = params["input.embedding"].shape
         self.taps, _, self.wide = params["blocks.0.conv.weight"].shape
         self.half = self.wide // 2
         self.skips = params["blocks.0.skip.weight"].shape[1]
         self.end = params["head.0.weight"].shape[1] if "head.0.weight" in params else 0  # else the trunk alone
         self.dtype, self.engine = params["input.embedding"].dtype, params["input.embedding"].engine
+        self.kept_dtype = np.dtype("float16") if half_activations else self.dtype
         self.dilations, self.blocks = tuple(dilations), len(dilations)
 
     def past(self, block):
         """Rows that a block looks back."""
         return (self.taps - 1) * self.dilations[block]
 
-    def training_bytes(self, batch, time, recompute):
-        """Bytes of the large arrays of a training step."""
-        kept = self.blocks * self.channels + self.wide * (1 if recompute else self.blocks)
-        passing = self.wide + self.channels + 2 * self.skips + 2 * self.end
-        rows = batch * time
-        return self.dtype.itemsize * (rows * (kept + passing) + min(CHUNK, rows) * self.classes) + 8 * rows
+    def training_bytes(self, batch, time, recompute, head=True):
+        """Bytes of the large arrays of a training step, or of the blocks' part of it."""
+        rows, kept = batch * time, self.blocks * self.channels + self.wide * (1 if recompute else self.blocks)
+        passing = rows * (self.wide + self.channels + 2 * self.skips)
+        if head:
+            passing += rows * 2 * self.end + min(CHUNK, rows) * self.classes
+        return self.kept_dtype.itemsize * rows * kept + self.dtype.itemsize * passing + 8 * rows
 
 
 def _block(params, i):
@@ -53,21 +57,35 @@ def _block(params, i):
     return [params.get(f"blocks.{i}.{name}") for name in (*BLOCK, "condition.weight")]
 
 
-def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs):
+def loss_and_grads(
+    params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs, half_activations
+):  # fmt: skip
     """Backend of the contract: returns the loss and the gradient of the condition."""
     into = {name: cuda_device.array(into[name]) for name in params if name in needs}
-    sizes = _Sizes(params, dilations)
+    sizes = _Sizes(params, dilations, half_activations)
     workspace = workspace or Workspace()
-    try:
+    with _room_for("loss_and_grads", sizes, weights.shape, recompute, workspace):
         return _train(sizes, params, codes, weights, into, condition, workspace, recompute, "condition" in needs)
+
+
+@contextlib.contextmanager
+def _room_for(where, sizes, shape, recompute, workspace):
+    """Where memory does not suffice, say what would."""
+    try:
+        yield
     except OutOfMemoryError as error:
-        batch, time = weights.shape
-        needed, room = sizes.training_bytes(batch, time, recompute), sizes.engine.memory()[0] + workspace.nbytes
-        fits = next((b for b in range(batch - 1, 0, -1) if sizes.training_bytes(b, time, recompute) <= room), 0)
+        (batch, time), room = shape, sizes.engine.memory()[0] + workspace.nbytes
+
+        def needed(batch):
+            return sizes.training_bytes(batch, time, recompute, head=where == "loss_and_grads")
+
+        fits = next((b for b in range(batch - 1, 0, -1) if needed(b) <= room), 0)
         advice = f"a batch of {fits} would fit" if fits else "not even a batch of 1 fits: take shorter windows"
-        advice += "" if recompute else "; recompute=True needs less"
+        less = [] if recompute else ["recompute=True"]
+        less += ["half_activations=True"] if sizes.kept_dtype == np.float32 else []
+        advice += f"; less is needed with {' or '.join(less)}" if less else ""
         raise OutOfMemoryError(
-            f"gated_stack.loss_and_grads: a batch of {batch} x {time} needs a workspace of {needed:,} bytes on "
+            f"gated_stack.{where}: a batch of {batch} x {time} needs a workspace of {needed(batch):,} bytes on "
             f"{sizes.engine.name}, which has {room:,} to spare; {advice}"
         ) from error
 
@@ -96,9 +114,9 @@ class _Kept:
         self.sizes, self.params, self.inputs, self.condition = sizes, params, inputs, condition
         self.make, self.recompute, self.keeps, self.fresh = make, recompute, keeps, True
         rows = inputs.shape
-        self.h = make("h", (sizes.blocks if keeps else 2, *rows, sizes.channels), sizes.dtype)
+        self.h = make("h", (sizes.blocks if keeps else 2, *rows, sizes.channels), sizes.kept_dtype)
         gate = (sizes.blocks if keeps and not recompute else 1, *rows, sizes.half)
-        self.tanh, self.sigmoid = make("tanh", gate, sizes.dtype), make("sigmoid", gate, sizes.dtype)
+        self.tanh, self.sigmoid = (make(name, gate, sizes.kept_dtype) for name in ("tanh", "sigmoid"))
 
     def block(self, i):
         """A block's input, tanh and sigmoid."""
@@ -162,9 +180,11 @@ def _trunk_back(kept, into, dskip, needs_condition):
     return dcondition
 
 
-def forward(params, codes, out, *, dilations, condition, workspace, threads, recompute, needs):
+def forward(
+    params, codes, out, *, dilations, condition, workspace, threads, recompute, needs, half_activations
+):  # fmt: skip
     """Backend of the contract: fills the skip sum, returns what backward needs."""
-    sizes, workspace = _Sizes(params, dilations), workspace or Workspace()
+    sizes, workspace = _Sizes(params, dilations, half_activations), workspace or Workspace()
     plain = scratch(workspace, sizes.engine)
 
     def make(name, shape, dtype):
@@ -175,7 +195,9 @@ def forward(params, codes, out, *, dilations, condition, workspace, threads, rec
     key = (sizes.engine.name, "trunk")
     if (before := workspace.held(key)) is not None:
         before.fresh = False  # its arrays are overwritten
-    return workspace.hold(key, _trunk(sizes, params, inputs, condition, make, out, recompute, bool(needs)))
+    with _room_for("forward", sizes, codes.shape, recompute, workspace) if needs else contextlib.nullcontext():
+        kept = _trunk(sizes, params, inputs, condition, make, out, recompute, bool(needs))
+    return workspace.hold(key, kept)
 
 
 def backward(dskips, kept, into, *, needs, threads):
@@ -416,7 +438,8 @@ def kernels(dtype):
     from wavedil.ops.cross_entropy import cuda as cross_entropy
 
     dtype = np.dtype(dtype)
+    halves = (*cuda_tiles.half_kernels(), embedding.half_kernel()) if dtype == np.float32 else ()
     return (
         *cuda_tiles.kernels(dtype), *cuda_rows.kernels(dtype), *embedding.kernels(dtype),
-        *cross_entropy.kernels(dtype), *cuda_sample.kernels(dtype),
+        *cross_entropy.kernels(dtype), *cuda_sample.kernels(dtype), *halves,
     )  # fmt: skip

@@ -20,11 +20,15 @@ def _conv(x, weight, dilation):
     return y
 
 
-def _trunk(params, codes, dilations, condition):
+def _trunk(params, codes, dilations, condition, half_activations=False):
     """The skip sum; and the condition, and the input, tanh and sigmoid of each block."""
+
+    def kept(x):
+        return x.astype(np.float16).astype(x.dtype) if half_activations else x
+
     if condition is not None and condition.ndim == 2:
         condition = condition[:, None, :]
-    h = params["input.embedding"][codes]
+    h = kept(params["input.embedding"][codes])
     skip = 0
     blocks = []
     for i, dilation in enumerate(dilations):
@@ -33,17 +37,17 @@ def _trunk(params, codes, dilations, condition):
         if condition is not None:
             pre = pre + condition @ p["condition.weight"]
         a, g = np.split(pre, 2, axis=-1)
-        t, s = np.tanh(a), 1 / (1 + np.exp(-g))
+        t, s = kept(np.tanh(a)), kept(1 / (1 + np.exp(-g)))
         z = t * s
         blocks.append((h, t, s))
-        h = h + z @ p["residual.weight"] + p["residual.bias"]
+        h = kept(h + z @ p["residual.weight"] + p["residual.bias"])
         skip = skip + z @ p["skip.weight"] + p["skip.bias"]
     return skip, condition, blocks
 
 
-def _forward(params, codes, dilations, condition):
+def _forward(params, codes, dilations, condition, half_activations=False):
     """Logits, and all that the gradients need."""
-    skip, condition, blocks = _trunk(params, codes, dilations, condition)
+    skip, condition, blocks = _trunk(params, codes, dilations, condition, half_activations)
     end = np.maximum(skip, 0) @ params["head.0.weight"] + params["head.0.bias"]
     logits = np.maximum(end, 0) @ params["head.1.weight"] + params["head.1.bias"]
     return logits, (condition, blocks, skip, end)
@@ -70,11 +74,13 @@ def loss(params, codes, weights, *, dilations, condition, threads):
     return float((weights * nats).sum() / weights.sum())
 
 
-def loss_and_grads(params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs):
+def loss_and_grads(
+    params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs, half_activations
+):  # fmt: skip
     """Backend of the contract. All gradients are +=."""
     del workspace, threads, recompute  # nothing to share, split or save here
     into = _targets(params, into, needs)
-    logits, (c, blocks, skip, end) = _forward(params, codes[:, :-1], dilations, condition)
+    logits, (c, blocks, skip, end) = _forward(params, codes[:, :-1], dilations, condition, half_activations)
     nats, probability = _nats(logits, codes[:, 1:])
     one_hot = np.arange(logits.shape[-1]) == codes[:, 1:, None]
     dlogits = probability - one_hot
@@ -124,10 +130,12 @@ def _trunk_back(params, into, codes, dilations, condition, c, blocks, dskip):
     return dcondition
 
 
-def forward(params, codes, out, *, dilations, condition, workspace, threads, recompute, needs):
+def forward(
+    params, codes, out, *, dilations, condition, workspace, threads, recompute, needs, half_activations
+):  # fmt: skip
     """Backend of the contract: fills the skip sum, returns what backward needs."""
     del workspace, threads, recompute, needs
-    out[...], c, blocks = _trunk(params, codes, dilations, condition)
+    out[...], c, blocks = _trunk(params, codes, dilations, condition, half_activations)
     return SimpleNamespace(fresh=True, arguments=(codes, dilations, condition, c, blocks), params=params)
 
 
