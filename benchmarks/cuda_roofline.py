@@ -1,6 +1,6 @@
 """On paper: FLOPs and bytes of every kernel launch of a training step, and the least time that an H100 needs for them.
 
-    python -m benchmarks.cuda_roofline [CHANNELS]
+    python -m benchmarks.cuda_roofline [CHANNELS] [half]
 
 Nothing is computed: an engine that only notes what it is asked to launch goes through the step. FLOPs are those that a
 kernel executes (a fused multiply-add is two); bytes are each array that it reads or writes, once. No GPU is needed, and
@@ -67,8 +67,8 @@ def cost(kernel, a):
     return per_element * largest, moved + size(*again)
 
 
-def step(channels, condition=0):
-    """The launches of a training step: loss and gradients, norm, Adam."""
+def step(channels, condition=0, half=False):
+    """The launches of a training step: loss and gradients, norm, Adam; with ``half``, activations in float16."""
     shapes = gated_stack.parameter_shapes(
         dilations=DILATIONS, kernel_size=2, residual_channels=channels, dilation_channels=channels,
         skip_channels=channels, end_channels=channels, classes=CLASSES, condition_channels=condition,
@@ -76,7 +76,8 @@ def step(channels, condition=0):
     notes = Notes()
     with cuda_device.use(notes):
         params = {name: notes.empty(shape, "float32") for name, shape in shapes.items()}
-        gated_stack.loss_and_grads(params, np.zeros((BATCH, WINDOW + 1), np.int64), dilations=DILATIONS)
+        codes = np.zeros((BATCH, WINDOW + 1), np.int64)
+        gated_stack.loss_and_grads(params, codes, dilations=DILATIONS, half_activations=half)
         size = sum(p.size for p in params.values())
         flat = [notes.array(np.zeros(size, "float32")) for _ in range(4)]
         update.global_norm(flat[1])
@@ -112,4 +113,5 @@ def table(launches):
 
 
 if __name__ == "__main__":
-    print("\n".join(table(step(int(sys.argv[1]) if len(sys.argv) > 1 else 64))))
+    chosen, half = [int(a) for a in sys.argv[1:] if a != "half"], "half" in sys.argv
+    print("\n".join(table(step(chosen[0] if chosen else 64, half=half))))

@@ -359,6 +359,7 @@ def test_work_is_counted():
     a = np.ones((16, 16), "f4")
     arguments = [Pointer(a), Pointer(a.copy()), Pointer(a.copy()), *[np.uint32(16)] * 3]
     work = launch(program("product"), (2, 2), (8, 8), arguments).work()
+    assert work.pop("instructions") > work["flops"]
     read = 2 * 4 * 16**3 // 8  # each element of A and B by each of two tiles
     assert work == {
         "flops": 2 * 16**3, "global_read": read, "global_written": 4 * 16**2, "shared_written": read,
