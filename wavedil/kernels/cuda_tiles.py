@@ -26,9 +26,9 @@ from numba import cuda, int64, types, uint32, uint64
 from wavedil.kernels.cuda_device import SIMULATED, Kernel, Tile, threads_or, tile_or
 from wavedil.kernels.cuda_storage import aligned, four, reals
 
-# Chosen by what ptxas reports for compute capability 8.0 and 9.0: 8 x 4 results a thread take 128 registers with all
-# addresses and spill none, and 64 columns are the gates of 32 channels. Blocks of 128 threads, four of which fit on a
-# multiprocessor at once, hide each other's loads.
+# Chosen by what ptxas reports for compute capability 8.0 and 9.0: 8 x 4 results a thread take some 128 registers with
+# all addresses and what is fetched ahead, and spill none; 64 columns are the gates of 32 channels. Of blocks of 128
+# threads four fit on a multiprocessor at once and hide each other's loads.
 ROW_TILES = {"float32": Tile(64, 64, 16, 8, 4), "float64": Tile(64, 32, 16, 4, 4)}
 # 32 rows: a tap of 32 channels fills the tile, and one of 64 two of them.
 COLUMN_TILES = {"float32": Tile(32, 64, 16, 4, 4), "float64": Tile(32, 64, 16, 4, 4)}

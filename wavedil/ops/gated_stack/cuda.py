@@ -191,11 +191,11 @@ def forward(
         return plain(("trunk", name), shape, dtype)  # apart from what loss_and_grads uses
 
     codes = codes.to_host() if hasattr(codes, "to_host") else codes
-    inputs = sizes.engine.array(np.ascontiguousarray(codes, np.int64))
     key = (sizes.engine.name, "trunk")
     if (before := workspace.held(key)) is not None:
         before.fresh = False  # its arrays are overwritten
     with _room_for("forward", sizes, codes.shape, recompute, workspace) if needs else contextlib.nullcontext():
+        inputs = stage(workspace, sizes.engine, "trunk inputs", np.ascontiguousarray(codes, np.int64))
         kept = _trunk(sizes, params, inputs, condition, make, out, recompute, bool(needs))
     return workspace.hold(key, kept)
 
