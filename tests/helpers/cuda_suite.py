@@ -12,7 +12,7 @@ from cuda_sim import test_training as training
 from helpers import device
 from helpers import ops as h
 from wavedil import ops
-from wavedil.kernels import cuda_device, cuda_rows, cuda_storage
+from wavedil.kernels import cuda_device, cuda_rows
 
 __all__ = [
     "test_a_clip_classifier_equals_the_cpus", "test_a_running_pool_equals_the_reference",
@@ -129,7 +129,7 @@ def test_alignment_changes_no_bit(on_device, channels, dtype):
         for array in (x, w, b, dy):
             held = cuda_device.engine().empty(array.size + off, dtype).part(off, array.size + off)
             held.set(array.reshape(-1).astype(dtype))
-            assert cuda_storage.aligned(held) == (off == 0)
+            assert held.aligned == (off == 0)
             arrays.append(held.reshape(*array.shape))
         *arguments, dy_held = arrays
         y, saved = ops.conv1d.forward(*arguments, dilation=3)

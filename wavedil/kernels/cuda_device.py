@@ -157,13 +157,15 @@ class Array:
         As NumPy's.
     engine : Engine
         The device.
+    aligned : bool
+        Whether it begins on 16 bytes, as all fresh arrays do.
     """
 
-    __slots__ = ("_owner", "dtype", "engine", "flat", "shape")
+    __slots__ = ("_owner", "aligned", "dtype", "engine", "flat", "shape")
 
-    def __init__(self, flat, shape, dtype, engine, owner=None):
+    def __init__(self, flat, shape, dtype, engine, owner=None, aligned=True):
         self.flat, self.shape, self.dtype = flat, tuple(int(n) for n in shape), np.dtype(dtype)
-        self.engine, self._owner = engine, owner
+        self.engine, self._owner, self.aligned = engine, owner, aligned
 
     @property
     def ndim(self):
@@ -210,11 +212,12 @@ class Array:
             shape = tuple(self.size // known if n == -1 else n for n in shape)
         if math.prod(shape) != self.size:
             raise ShapeError(f"reshape: shape must have {self.size} elements, got {shape}")
-        return Array(self.flat, shape, self.dtype, self.engine, self)
+        return Array(self.flat, shape, self.dtype, self.engine, self, self.aligned)
 
     def part(self, begin, end):
         """The elements from begin to end, in one dimension; the same memory."""
-        return Array(self.flat[begin:end], (end - begin,), self.dtype, self.engine, self)
+        aligned = self.aligned and begin * self.itemsize % 16 == 0
+        return Array(self.flat[begin:end], (end - begin,), self.dtype, self.engine, self, aligned)
 
     def __getitem__(self, index):
         """A row, or some rows in succession; the same memory."""
@@ -300,7 +303,8 @@ def array(value):
     device = getattr(value, "device", 0)
     index = next((i for i in (getattr(device, name, None) for name in ("index", "id")) if isinstance(i, int)), 0)
     chosen = engine(index)
-    return Array(chosen.adopt(value, math.prod(shape), dtype), shape, dtype, chosen, value)
+    flat, aligned = chosen.adopt(value, math.prod(shape), dtype), (about["data"][0] or 0) % 16 == 0
+    return Array(flat, shape, dtype, chosen, value, aligned)
 
 
 def whole(codes):

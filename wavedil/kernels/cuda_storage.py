@@ -38,8 +38,3 @@ else:
             return context.make_tuple(builder, signature.return_type, parts)
 
         return types.UniTuple(array.dtype, 4)(array, at), generate
-
-
-def aligned(*arrays):
-    """Whether `four` may read these device arrays, from multiples of four on."""
-    return all(array.engine.pointer(array.flat) % 16 == 0 for array in arrays)

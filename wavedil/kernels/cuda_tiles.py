@@ -24,7 +24,7 @@ import numpy as np
 from numba import cuda, int64, types, uint32, uint64
 
 from wavedil.kernels.cuda_device import SIMULATED, Kernel, Tile, threads_or, tile_or
-from wavedil.kernels.cuda_storage import aligned, four, reals
+from wavedil.kernels.cuda_storage import four, reals
 
 # Chosen by what ptxas reports for compute capability 8.0 and 9.0: 8 x 4 results a thread take some 128 registers with
 # all addresses and what is fetched ahead, and spill none; 64 columns are the gates of 32 channels. Of blocks of 128
@@ -298,7 +298,7 @@ def rows(
     other, other2 : arrays like y, optional
         What end="add" adds, "relu_back" takes the sign of, and tanh and sigmoid of "gate_back".
 
-    The gates (y and y2, a and a2, other and other2), ``a`` and y in general, and ``other`` of end="add" may be float16.
+    These may be float16: a and a2; y and y2 of a gate; y of end="add"; other and other2 of "add" and "gate_back".
     """
     columns = w.shape[-2] if transposed else w.shape[-1]
     if taps == 1 and shift == 0 and bias_step == 0 and a.shape[:-1] == y.shape[:-1]:
@@ -316,8 +316,9 @@ def rows(
     inputs, more_inputs = a.shape[-1], 0 if more is None else more.shape[-1]
     lefts, weights = (a, given(a2, a), given(more)), (w, given(w_more))
     side = columns // 2 if end == "gate" else columns  # what lies side by side in the weights
-    left_vectors = not inputs % 4 and not more_inputs % 4 and aligned(*lefts)
-    right_vectors = (not (inputs % 4 or more_inputs % 4) if transposed else not side % 4) and aligned(*weights)
+    fours = not inputs % 4 and not more_inputs % 4
+    left_vectors = fours and all(array.aligned for array in lefts)
+    right_vectors = (fours if transposed else not side % 4) and all(array.aligned for array in weights)
     kernel(
         work, y, given(y2, y), *lefts[:2], w, given(more), given(w_more), given(bias), given(other),
         given(other2, given(other)), batch, rows_in, rows_out, inputs, columns, taps, shift, dilation,
@@ -515,7 +516,7 @@ def columns(
     a2 = a if a2 is None else a2
     kernel(
         work, sums, a, a2, codes, g, batch, rows_in, rows_out, inputs, count, taps, shift, dilation, slab_rows,
-        item_slabs, not inputs % 4 and aligned(a, a2), not count % 4 and aligned(g),
+        item_slabs, not inputs % 4 and a.aligned and a2.aligned, not count % 4 and g.aligned,
     )  # fmt: skip
     add_slabs(dw, db, sums, size, count, batch * item_slabs, groups)
 
