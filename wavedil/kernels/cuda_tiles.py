@@ -102,6 +102,25 @@ def reader(left, real, span):
     return read
 
 
+def putter(span, lines, count, threads, step, transposed):
+    """What copies a thread's spans, ``lines`` side by side and ``count`` in all, into a factor in shared memory.
+
+    The inner index comes first there; ``transposed``: spans run along it.
+    """
+    rounds, along = -(-count // threads), step if transposed else 1
+
+    @cuda.jit(device=True)
+    def put(factor, held, thread):
+        for j in range(rounds):
+            e = thread + j * threads
+            at = e % lines * span * step + e // lines if transposed else e // lines * step + e % lines * span
+            if e < count:
+                for i in range(span):
+                    factor[uint32(at) + uint32(i * along)] = held[j * span + i]
+
+    return put
+
+
 # ---- row product -----------------------------------------------------------------------------------------------------
 LEFTS = ("plain", "product", "relu")
 ENDS = ("store", "add", "relu", "relu_back", "gate", "gate_back")
@@ -146,14 +165,6 @@ def _row_product(dtype, tile, left, end, transposed, second, halves):
             read(held, j * span, a, a2, (b * rows_in + row) * inputs + c, count, vectors)
 
     @cuda.jit(device=True)
-    def put_left(lefts, held, thread):
-        for j in range(left_rounds):
-            e = thread + j * threads
-            if e < left_spans:
-                for i in range(span):
-                    lefts[uint32((e % deep * span + i) * left_step + e // deep)] = held[j * span + i]
-
-    @cuda.jit(device=True)
     def fetch_right(held, w, k, c0, inputs, n0, columns, thread, vectors):
         for j in range(right_rounds):
             e = thread + j * threads
@@ -169,19 +180,20 @@ def _row_product(dtype, tile, left, end, transposed, second, halves):
                 count, at = columns - n if c < inputs else 0, (k * inputs + c) * columns + n
             read_weights(held, j * span, w, w, at, count if e < right_spans else 0, vectors)
 
+    put_left = putter(span, deep, left_spans, threads, left_step, True)
+    put_plain_right = putter(span, deep if transposed else wide, right_spans, threads, right_step, transposed)
+
     @cuda.jit(device=True)
-    def put_right(rights, held, thread):
+    def put_gate(rights, held, thread):
+        """Tanh and sigmoid of a channel side by side, so that one thread has both."""
         for j in range(right_rounds):
             e = thread + j * threads
-            if transposed:
-                at, step = e % deep * span * right_step + e // deep, right_step
-            elif gate:  # tanh and sigmoid of a channel side by side, so that one thread has both
-                at, step = e // wide * right_step + 2 * (e % (wide // 2) * span) + e % wide // (wide // 2), 2
-            else:
-                at, step = e // wide * right_step + e % wide * span, 1
+            at = e // wide * right_step + 2 * (e % (wide // 2) * span) + e % wide // (wide // 2)
             if e < right_spans:
                 for i in range(span):
-                    rights[uint32(at) + uint32(i * step)] = held[j * span + i]
+                    rights[uint32(at) + uint32(2 * i)] = held[j * span + i]
+
+    put_right = put_gate if gate else put_plain_right
 
     @cuda.jit(device=True)
     def finish(y, y2, other, other2, row, n, columns, v, v2):
@@ -379,14 +391,8 @@ def _column_product(dtype, tile, left, half):
             exist = columns - n if r < min(count, depth) else 0
             read_gradient(held, j * span, g, g, (first + r) * columns + n, exist, vectors)
 
-    @cuda.jit(device=True)
-    def put(factor, held, rounds, across, step, thread):
-        for j in range(rounds):
-            e = thread + j * threads
-            if e < across * depth:
-                at = uint32(e // across * step + e % across * span)
-                for i in range(span):
-                    factor[at + uint32(i)] = held[j * span + i]
+    put_left = putter(span, deep, deep * depth, threads, left_step, False)
+    put_right = putter(span, wide, wide * depth, threads, right_step, False)
 
     def kernel(
         sums, a, a2, codes, g,
@@ -423,8 +429,8 @@ def _column_product(dtype, tile, left, half):
             fetch_left(left_held, a, a2, codes, b, begin + away, count, rows_in, c0, inputs, thread, left_vectors)
             fetch_right(right_held, g, b * rows + begin, count, n0, columns, thread, right_vectors)
             for t0 in range(begin, end, depth):
-                put(lefts, left_held, left_rounds, deep, left_step, thread)
-                put(rights, right_held, right_rounds, wide, right_step, thread)
+                put_left(lefts, left_held, thread)
+                put_right(rights, right_held, thread)
                 cuda.syncthreads()
                 # What comes next is fetched meanwhile.
                 t1, count = t0 + depth, end - t0 - depth
