@@ -49,16 +49,16 @@ cuda-venv:
 	rm -rf $(CUDA_VENV)-wheel
 
 gpu-here:
-	@$(PYTHON) tests/gpu_here.py
+	@$(PYTHON) tests/on_cuda/gpu_here.py
 
 # Every CUDA kernel compiled and its PTX executed on NumPy, without a GPU.
 test-ptx: cuda-venv
-	WAVEDIL_CUDA_TABLE=$(CUDA_TABLE) $(CUDA_VENV)/bin/python -P -m pytest tests/test_ptx_interpreter.py \
-		tests/test_ptx_kernels.py
+	WAVEDIL_CUDA_TABLE=$(CUDA_TABLE) $(CUDA_VENV)/bin/python -P -m pytest tests/on_cuda/test_ptx_interpreter.py \
+		tests/on_cuda/test_ptx_kernels.py
 
 # The same suite on a GPU.
 test-gpu: gpu-here cuda-venv
-	$(CUDA_VENV)/bin/python -P -m pytest tests/test_gpu.py
+	$(CUDA_VENV)/bin/python -P -m pytest tests/on_cuda/test_gpu.py
 
 # A training step beside torch on the same GPU, and generation beside the CPU.
 bench-gpu: gpu-here cuda-venv

@@ -12,7 +12,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from wavedil.kernels import cuda_device
+from wavedil.kernels.cuda import device as cuda_device
 from wavedil.ops import gated_stack, update
 
 PEAK, BANDWIDTH = 67e12, 3.35e12  # of an H100 SXM: float32 FLOP/s without tensor cores, bytes/s of its memory

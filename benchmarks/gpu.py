@@ -12,7 +12,7 @@ from benchmarks import problem as problems
 from benchmarks.generate import check
 from benchmarks.harness import say
 from benchmarks.problem import Problem
-from wavedil.kernels import cuda_device
+from wavedil.kernels.cuda import device as cuda_device
 
 CHANNELS, BATCHES, GREEDY = (32, 64, 128), (1, 32, 256), 100
 OURS, CPU, PEER = "wavedil", "wavedil on the CPU", "benchmarks.peers.wavedil_generate"

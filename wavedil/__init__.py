@@ -19,7 +19,10 @@ _HOMES = {
     "wavedil.training": ("Trainer", "AdamW", "Adam", "SGD", "FineTune", "LoRA"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("audio", "errors", "kernels", "layers", "models", "ops", "receptive", "report", "streaming", "training")
+_MODULES = (
+    "audio", "errors", "kernels", "layers", "models", "ops", "parameters", "receptive", "report", "streaming",
+    "training",
+)  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_MODULES, "schedules"]
 

@@ -181,7 +181,7 @@ def _train(console, run, wanted, steps, minutes, threads, device="cpu"):
 
 def _device(console, name):
     """The device of that name; says so where "auto" means the CPU."""
-    from wavedil.layers import devices
+    from wavedil.parameters import devices
 
     return devices.resolve(name, lambda text: _prose(console, text))
 
@@ -465,7 +465,7 @@ def _factor(text):
 
 def _finetune_settings(parent, before, folder, config, recipe, options):
     """The settings of the run to adapt, with those for fine-tuning over them, then the file, then the options."""
-    from wavedil.layers import files
+    from wavedil.parameters import files
 
     name, tables = settings_module.read_toml(config) if config else ("", {})
     made_of = files.read_metadata(parent / "model.safetensors", "model")["config"]
@@ -499,7 +499,7 @@ def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resamp
     import zlib
 
     import wavedil as wd
-    from wavedil.layers.parameters import host
+    from wavedil.parameters.store import host
 
     options["device"] = _device(console, options["device"])
     model = wd.load(parent / "model.safetensors", recompute=wanted.train.recompute,
@@ -721,7 +721,7 @@ def stream(
 
 
 def _is_effect(run):
-    from wavedil.layers import files
+    from wavedil.parameters import files
 
     file = run / "model.safetensors"
     return file.is_file() and files.read_metadata(file, "model").get("class") == "TCN"
@@ -799,7 +799,7 @@ def _tell(console, report, player):
 
 
 def _write_bits(path, report):
-    from wavedil.layers import files
+    from wavedil.parameters import files
 
     begins = (report.sizes.cumsum() - report.sizes) / report.rate
     rows = zip(begins, report.sizes, report.bits, 1000 * report.latency, strict=True)
@@ -1173,7 +1173,7 @@ def _voice(run, speaker):
 
 
 def _write_run(run, about):
-    from wavedil.layers import files
+    from wavedil.parameters import files
 
     files.replace(run / "config.json", (json.dumps(about, indent=2) + "\n").encode())
 

@@ -12,7 +12,8 @@ from cuda_sim import test_training as training
 from helpers import device
 from helpers import ops as h
 from wavedil import ops
-from wavedil.kernels import cuda_device, cuda_rows
+from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda import rows as cuda_rows
 
 __all__ = [
     "test_a_clip_classifier_equals_the_cpus", "test_a_running_pool_equals_the_reference",

@@ -3,7 +3,7 @@
 import numpy as np
 
 from helpers import ops as h
-from wavedil.kernels import cuda_device
+from wavedil.kernels.cuda import device as cuda_device
 
 
 def to_device(value):

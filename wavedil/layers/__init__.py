@@ -1,1 +1,1 @@
-"""What models are built from: parameters as named views of one flat buffer, and the files they live in."""
+"""Layers that are made of several ops: the dilated pyramid, and squeeze and excitation."""

@@ -19,8 +19,8 @@ import numpy as np
 
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.layers.means import mean_gradient, mean_of_all, running_mean
-from wavedil.layers.parameters import Parameters
 from wavedil.ops import contract, conv1d, conv2d
+from wavedil.parameters.store import Parameters
 
 ACTIVATIONS = ("relu", None)
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from wavedil.errors import ConfigError
 from wavedil.layers.means import mean_gradient, mean_of_all, running_mean
-from wavedil.layers.parameters import Parameters
 from wavedil.ops import activation, contract, conv1d
+from wavedil.parameters.store import Parameters
 
 
 class Saved(NamedTuple):

@@ -4,10 +4,10 @@ Files name a model by its class; `load` finds it here.
 """
 
 from wavedil.errors import CheckpointError
-from wavedil.layers import files
 from wavedil.models.clip_classifier import ClipClassifier, ClipClassifierConfig
 from wavedil.models.tcn import TCN, TCNConfig
 from wavedil.models.wavenet import WaveNet, WaveNetConfig
+from wavedil.parameters import files
 
 MODELS = {model.__name__: model for model in (WaveNet, TCN, ClipClassifier)}
 

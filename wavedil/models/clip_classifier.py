@@ -22,11 +22,11 @@ import numpy as np
 from wavedil.errors import ConfigError, DataError, DTypeError, ShapeError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
-from wavedil.layers import devices
-from wavedil.layers.parameters import Parameters, host
 from wavedil.models.stored import Stored
 from wavedil.models.wavenet import WaveNet, WaveNetConfig
 from wavedil.ops import contract, cross_entropy, gated_stack, pooling
+from wavedil.parameters import devices
+from wavedil.parameters.store import Parameters, host
 
 _ROWS = 8192  # of all streams together, when whole clips run through as streams
 

@@ -3,8 +3,8 @@
 import zlib
 
 from wavedil.errors import CheckpointError, ConfigError, WavedilError
-from wavedil.layers import files
-from wavedil.layers.parameters import host
+from wavedil.parameters import files
+from wavedil.parameters.store import host
 
 
 class Stored:

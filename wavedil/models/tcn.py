@@ -14,10 +14,10 @@ import numpy as np
 from wavedil.errors import ConfigError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
-from wavedil.layers import devices
-from wavedil.layers.parameters import Parameters, host
 from wavedil.models.stored import StoredStreams
 from wavedil.ops import contract, norm, tcn_stack
+from wavedil.parameters import devices
+from wavedil.parameters.store import Parameters, host
 from wavedil.receptive import check_dilations, receptive_field
 
 HEADS = ("sequence", "last")

@@ -14,11 +14,11 @@ import numpy as np
 from wavedil.errors import CheckpointError, ConfigError, ShapeError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
-from wavedil.layers import devices, files
-from wavedil.layers import names as naming
-from wavedil.layers.parameters import Parameters, host
 from wavedil.models.stored import StoredStreams
 from wavedil.ops import contract, gated_stack
+from wavedil.parameters import devices, files
+from wavedil.parameters import names as naming
+from wavedil.parameters.store import Parameters, host
 from wavedil.receptive import check_dilations, receptive_field
 
 
@@ -462,7 +462,7 @@ class WaveNet(StoredStreams):
         source : path-like or WaveNet
             A file that `save` wrote, or a model.
         only : str or iterable of str
-            Patterns of the names to take over, such as ``"blocks.0-9.*"`` (see `wavedil.layers.names`).
+            Patterns of the names to take over, such as ``"blocks.0-9.*"`` (see `wavedil.parameters.names`).
         strict : bool
             True: each of these names must be there with the same shape, and no others, else nothing is changed. False:
             what fits is taken over, and the report tells the rest.

@@ -80,7 +80,7 @@ def place(array):
 
 def _device_array(where, name, value):
     """The `cuda_device.Array` of any library's device array; the same memory."""
-    from wavedil.kernels import cuda_device
+    from wavedil.kernels.cuda import device as cuda_device
 
     try:
         return cuda_device.array(value)
@@ -195,7 +195,7 @@ def threads(where, value):
 def empty(workspace, key, shape, dtype, like=None):
     """An array to fill: fresh, or the workspace's own for this key (its old content is garbage), where ``like`` is."""
     if is_device_array(like):
-        from wavedil.kernels.cuda_device import scratch
+        from wavedil.kernels.cuda.device import scratch
 
         return scratch(workspace, like.engine)(key, shape, dtype)
     return np.empty(shape, dtype) if workspace is None else workspace.array(key, shape, dtype)
@@ -205,7 +205,7 @@ def placed(workspace, name, values, like):
     """A host array, or its copy where ``like`` is, by way of the workspace's pinned memory; nothing waits."""
     if not is_device_array(like):
         return values
-    from wavedil.kernels.cuda_device import stage
+    from wavedil.kernels.cuda.device import stage
 
     return stage(workspace, like.engine, name, values)
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from wavedil.audio.mulaw import mulaw_decode, mulaw_encode
 from wavedil.errors import ConfigError, DataError, DivergedError
-from wavedil.kernels import vector
-from wavedil.kernels.jit import jit
-from wavedil.layers.parameters import host
+from wavedil.kernels.cpu import vector
+from wavedil.kernels.cpu.jit import jit
 from wavedil.ops import gated_stack
+from wavedil.parameters.store import host
 
 
 @jit

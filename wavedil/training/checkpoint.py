@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import CheckpointError
-from wavedil.layers import files
+from wavedil.parameters import files
 
 TRAINER = "trainer.safetensors"
 MODEL = "model.safetensors"
@@ -26,13 +26,13 @@ def trainer_file(path: str | os.PathLike) -> Path:
 
 
 def write(path, groups: Mapping[str, Mapping[str, np.ndarray]], about: Mapping, writer=None) -> None:
-    """Write a trainer file; `groups` become tensors ``GROUP/NAME``. See `wavedil.layers.files.write`."""
+    """Write a trainer file; `groups` become tensors ``GROUP/NAME``. See `wavedil.parameters.files.write`."""
     tensors = {f"{group}/{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
     files.write(path, tensors, {**about, "kind": "trainer"}, writer)
 
 
 def read(path) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
-    """Read a trainer file; the opposite of `write`. See `wavedil.layers.files.read`."""
+    """Read a trainer file; the opposite of `write`. See `wavedil.parameters.files.read`."""
     tensors, about = files.read(path, "trainer")
     groups = {}
     for key, array in tensors.items():

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from wavedil.errors import ConfigError
-from wavedil.layers import adapters
-from wavedil.layers import names as naming
-from wavedil.layers.parameters import Parameters
+from wavedil.parameters import adapters
+from wavedil.parameters import names as naming
+from wavedil.parameters.store import Parameters
 from wavedil.training import optimizers
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters (the equations: `wavedil.layers.adapters`).
+    """Low-rank adapters (the equations: `wavedil.parameters.adapters`).
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ class LoRA:
 class FineTune:
     """What of a model trains, for ``Trainer(finetune=)``.
 
-    Patterns are those of `wavedil.layers.names`: ``"blocks.0-9.*"``, ``"head.*"``, ``"*.bias"``. Where several pairs
-    of a pattern and a number fit one name, the last counts. They can be given as a dict.
+    Patterns are those of `wavedil.parameters.names`: ``"blocks.0-9.*"``, ``"head.*"``, ``"*.bias"``. Where several
+    pairs of a pattern and a number fit one name, the last counts. They can be given as a dict.
 
     What does not train stays bit for bit what it was; its gradient is not computed (if the model can leave it out), and
     the optimizer keeps nothing for it. Time is saved where a whole lower part does not train, embedding included:
@@ -257,7 +257,7 @@ class Plan:
         """Move a group's values by `rate` of the way to where they started."""
         values, start = self.values.flat[group.part], self.start.flat[group.part]
         if self.values.device != "cpu":
-            from wavedil.kernels import cuda_rows
+            from wavedil.kernels.cuda import rows as cuda_rows
 
             cuda_rows.pull(values, start, rate)
             return

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from wavedil.errors import ConfigError
-from wavedil.layers.parameters import Parameters
 from wavedil.ops import update
+from wavedil.parameters.store import Parameters
 
 
 class Optimizer:

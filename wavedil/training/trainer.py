@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, DivergedError, DTypeError, ShapeError
-from wavedil.layers import files
-from wavedil.layers.parameters import Parameters, host
 from wavedil.ops import update
+from wavedil.parameters import files
+from wavedil.parameters.store import Parameters, host
 from wavedil.training import checkpoint, optimizers, schedules, sources
 from wavedil.training.finetune import FineTune, Group, Part, Plan
 

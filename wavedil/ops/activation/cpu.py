@@ -15,11 +15,12 @@ snake reduces its angle modulo pi, in three parts of pi; up to angles of 1e4 (fl
 from collections import namedtuple
 from math import pi
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.elementwise import emit_logistic, emit_softplus, loops, magnitude, negative
-from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import address, zero_memory
-from wavedil.kernels.vector import _reduce, emit_exp, emit_sigmoid, emit_tanh
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.elementwise import emit_logistic, emit_softplus, loops, magnitude, negative
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.panels import address, zero_memory
+from wavedil.kernels.cpu.vector import _reduce, emit_exp, emit_sigmoid, emit_tanh
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops.activation import GATED, LEARNED
 from wavedil.ops.activation.angles import PI, sine_and_cosine

@@ -9,10 +9,10 @@ import math
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels import cuda_rows
-from wavedil.kernels.cuda_device import Kernel, scratch, threads_or
-from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_storage import reals
+from wavedil.kernels.cuda import rows as cuda_rows
+from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
+from wavedil.kernels.cuda.rows import blocks_for
+from wavedil.kernels.cuda.storage import reals
 from wavedil.ops.activation import GATED, KINDS, LEARNED
 from wavedil.ops.activation.angles import PI, sine_and_cosine
 

@@ -17,11 +17,12 @@ from collections import namedtuple
 
 import numpy as np
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.host import width
-from wavedil.kernels.jit import inner, jit
-from wavedil.kernels.layout import read_rows, write_rows
-from wavedil.kernels.panels import (
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.jit import inner, jit
+from wavedil.kernels.cpu.layout import read_rows, write_rows
+from wavedil.kernels.cpu.panels import (
     address,
     down,
     panel_view,
@@ -31,8 +32,8 @@ from wavedil.kernels.panels import (
     width_of,
     zero_memory,
 )
-from wavedil.kernels.products import TILE, column_product, left_view, row_product
-from wavedil.kernels.rows import row_exp_and_sum, row_max, row_scale
+from wavedil.kernels.cpu.products import TILE, column_product, left_view, row_product
+from wavedil.kernels.cpu.rows import row_exp_and_sum, row_max, row_scale
 from wavedil.kernels.workspace import Workspace
 
 BLOCK = 96  # queries; a multiple of every tile's rows

@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels.cuda_device import Kernel, lanes, scratch, threads_or
-from wavedil.kernels.cuda_storage import reals
+from wavedil.kernels.cuda.device import Kernel, lanes, scratch, threads_or
+from wavedil.kernels.cuda.storage import reals
 from wavedil.ops.attention import reference
 
 

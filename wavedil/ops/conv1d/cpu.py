@@ -15,13 +15,14 @@ own. Those of few channels would leave a panel nearly empty: `conv2d` merges the
 
 from collections import namedtuple
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.host import width
-from wavedil.kernels.jit import inner, jit
-from wavedil.kernels.layout import CHUNK, read_rows, read_taps, write_rows
-from wavedil.kernels.panels import address, panel_view, panels_of, repeated, strided_view, zero_memory
-from wavedil.kernels.products import TILE, column_product, few_row_product, left_taps, left_view
-from wavedil.kernels.rows import add_column_sums
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.jit import inner, jit
+from wavedil.kernels.cpu.layout import CHUNK, read_rows, read_taps, write_rows
+from wavedil.kernels.cpu.panels import address, panel_view, panels_of, repeated, strided_view, zero_memory
+from wavedil.kernels.cpu.products import TILE, column_product, few_row_product, left_taps, left_view
+from wavedil.kernels.cpu.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import conv2d
 from wavedil.ops.conv2d import cpu as image

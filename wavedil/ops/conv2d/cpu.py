@@ -1,6 +1,6 @@
 """Numba: products on slabs of image rows, in parallel over batch, rows and columns.
 
-Rows of the image are copied once into panels (`wavedil.kernels.grids`), where each output row is one product:
+Rows of the image are copied once into panels (`wavedil.kernels.cpu.grids`), where each output row is one product:
 
 ======  ===================================================================================
 y       slab of x, all taps                 @ w
@@ -14,13 +14,14 @@ them; a depthwise convolution has a product of its own, element by element.
 
 import numpy as np
 
-from wavedil.kernels import grids, layout, pool
-from wavedil.kernels.host import width
-from wavedil.kernels.jit import inner, jit
-from wavedil.kernels.layout import read_rows, write_rows
-from wavedil.kernels.panels import address, panel_view, repeated, right, strided_view, zero_memory
-from wavedil.kernels.products import column_product, depthwise_product, depthwise_sums, few_row_product
-from wavedil.kernels.rows import add_column_sums
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import grids, layout
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.jit import inner, jit
+from wavedil.kernels.cpu.layout import read_rows, write_rows
+from wavedil.kernels.cpu.panels import address, panel_view, repeated, right, strided_view, zero_memory
+from wavedil.kernels.cpu.products import column_product, depthwise_product, depthwise_sums, few_row_product
+from wavedil.kernels.cpu.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
 
 

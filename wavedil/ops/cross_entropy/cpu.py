@@ -8,13 +8,14 @@ from collections import namedtuple
 
 import numpy as np
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.host import width
-from wavedil.kernels.jit import jit
-from wavedil.kernels.layout import CHUNK, read_rows, write_rows
-from wavedil.kernels.panels import address, down, panel_view, panels_of, repeated, zero_memory, zero_rows
-from wavedil.kernels.products import TILE, column_product, left_view, row_product
-from wavedil.kernels.rows import add_column_sums, cross_entropy_rows
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.layout import CHUNK, read_rows, write_rows
+from wavedil.kernels.cpu.panels import address, down, panel_view, panels_of, repeated, zero_memory, zero_rows
+from wavedil.kernels.cpu.products import TILE, column_product, left_view, row_product
+from wavedil.kernels.cpu.rows import add_column_sums, cross_entropy_rows
 from wavedil.kernels.workspace import Workspace
 
 Shape = namedtuple("Shape", "rows channels classes panels panels_out")  # panels hold the channels and the classes

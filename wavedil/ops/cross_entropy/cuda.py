@@ -10,9 +10,10 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels import cuda_rows, cuda_tiles
-from wavedil.kernels.cuda_device import Kernel, lanes, scratch, threads_or, whole
-from wavedil.kernels.cuda_storage import reals
+from wavedil.kernels.cuda import products as cuda_tiles
+from wavedil.kernels.cuda import rows as cuda_rows
+from wavedil.kernels.cuda.device import Kernel, lanes, scratch, threads_or, whole
+from wavedil.kernels.cuda.storage import reals
 
 CHUNK = 32768  # rows whose logits are in memory at once: 32 MiB of float32 at 256 classes, and enough for any GPU
 

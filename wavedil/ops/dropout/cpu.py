@@ -5,11 +5,12 @@ The mask of whole channels is made once an item, and each row is multiplied by i
 
 from collections import namedtuple
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.elementwise import emit_kept, loops
-from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import address
-from wavedil.kernels.random import mask_key
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.elementwise import emit_kept, loops
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.panels import address
+from wavedil.kernels.cpu.random import mask_key
 from wavedil.kernels.workspace import Workspace
 
 PIECE = 2**14  # elements of a task

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 from numba import cuda, int64, types, uint64
 
-from wavedil.kernels.cuda_device import Kernel, threads_or
-from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_storage import reals
-from wavedil.kernels.random import mask_key
+from wavedil.kernels.cpu.random import mask_key
+from wavedil.kernels.cuda.device import Kernel, threads_or
+from wavedil.kernels.cuda.rows import blocks_for
+from wavedil.kernels.cuda.storage import reals
 
 # Products of 32 bits are taken in 64, and cut off.
 LOW, STEP, FIRST, SECOND = (np.uint64(n) for n in (0xFFFFFFFF, 0x9E3779B1, 0x7FEB352D, 0x846CA68B))

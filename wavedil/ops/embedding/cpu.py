@@ -1,8 +1,9 @@
 """Numba: forward in parallel over codes; backward over columns, so that each sum has one owner and one order."""
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import address
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.panels import address
 from wavedil.kernels.workspace import Workspace
 
 RATE = 1e10  # bytes/s of one thread, about

@@ -14,11 +14,12 @@ has one vector of tanh, then the vector of the sigmoid for the same channels (`l
 
 from collections import namedtuple
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.host import width
-from wavedil.kernels.jit import jit
-from wavedil.kernels.layout import CHUNK, read_rows, read_taps, write_rows
-from wavedil.kernels.panels import (
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.layout import CHUNK, read_rows, read_taps, write_rows
+from wavedil.kernels.cpu.panels import (
     address,
     beyond,
     down,
@@ -31,7 +32,7 @@ from wavedil.kernels.panels import (
     zero_memory,
     zero_rows,
 )
-from wavedil.kernels.products import (
+from wavedil.kernels.cpu.products import (
     TILE,
     column_product,
     left_taps,
@@ -41,7 +42,7 @@ from wavedil.kernels.products import (
     row_product_gate,
     row_product_gate_backward,
 )
-from wavedil.kernels.rows import add_column_sums
+from wavedil.kernels.cpu.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
 
 # Channel counts (residual, one half of the gate, skip, condition) and the panels that hold them; rows of dpre's panels;

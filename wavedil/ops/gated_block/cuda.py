@@ -11,8 +11,9 @@ weights        columns of the rows times columns of their gradients, slab by sla
 
 import numpy as np
 
-from wavedil.kernels import cuda_rows, cuda_tiles
-from wavedil.kernels.cuda_device import scratch
+from wavedil.kernels.cuda import products as cuda_tiles
+from wavedil.kernels.cuda import rows as cuda_rows
+from wavedil.kernels.cuda.device import scratch
 
 
 def forward(

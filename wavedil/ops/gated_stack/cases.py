@@ -1,7 +1,7 @@
 """Sizes, seeds and tolerances for gated_stack.
 
 The generic suites know ``forward`` and ``backward``; this family has ``loss_and_grads``, and a suite of its own in
-tests/test_gated_stack.py. Seeds are such that no ReLU's input lies within rounding of zero, where two programs may
+tests/ops/test_gated_stack.py. Seeds are such that no ReLU's input lies within rounding of zero, where two programs may
 take either side, and that no gradient is all zeros; a test there sees to it.
 """
 

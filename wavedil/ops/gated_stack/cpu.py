@@ -30,9 +30,9 @@ import numpy as np
 
 from wavedil.errors import DivergedError
 from wavedil.kernels import pool, storage
-from wavedil.kernels.host import width
-from wavedil.kernels.layout import unlocked
-from wavedil.kernels.panels import (
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.layout import unlocked
+from wavedil.kernels.cpu.panels import (
     add_gathered,
     gather,
     inverse_index,

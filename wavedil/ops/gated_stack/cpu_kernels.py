@@ -6,9 +6,9 @@ is one thread's work: the driver in `cpu` cuts it into tasks.
 
 from collections import namedtuple
 
-from wavedil.kernels.host import tile_rows
-from wavedil.kernels.jit import inner, jit
-from wavedil.kernels.panels import (
+from wavedil.kernels.cpu.host import tile_rows
+from wavedil.kernels.cpu.jit import inner, jit
+from wavedil.kernels.cpu.panels import (
     address,
     down,
     move_memory,
@@ -20,7 +20,7 @@ from wavedil.kernels.panels import (
     zero_memory,
     zero_rows,
 )
-from wavedil.kernels.products import (
+from wavedil.kernels.cpu.products import (
     column_product,
     few_row_product,
     few_row_product_biased,
@@ -37,8 +37,8 @@ from wavedil.kernels.products import (
     row_product_relu,
     row_product_sum,
 )
-from wavedil.kernels.random import uniform
-from wavedil.kernels.rows import add_column_sums, add_to_table, cross_entropy_rows, look_up, relu_rows, sample_row
+from wavedil.kernels.cpu.random import uniform
+from wavedil.kernels.cpu.rows import add_column_sums, add_to_table, cross_entropy_rows, look_up, relu_rows, sample_row
 
 CHUNK = 192  # time rows; a multiple of every tile's rows. 96 was slower: by 3% at 32 channels, by 25% at 128
 TILE = tile_rows()

@@ -14,8 +14,10 @@ import copy
 import numpy as np
 
 from wavedil.errors import DivergedError, OutOfMemoryError
-from wavedil.kernels import cuda_device, cuda_rows, cuda_tiles
-from wavedil.kernels.cuda_device import scratch, stage, threads_or
+from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda import products as cuda_tiles
+from wavedil.kernels.cuda import rows as cuda_rows
+from wavedil.kernels.cuda.device import scratch, stage, threads_or
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import gated_block
 from wavedil.ops.cross_entropy.cuda import CHUNK, rows_loss

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda, float64, int64, types, uint32, uint64
 
-from wavedil.kernels.cuda_device import Kernel, threads_or
-from wavedil.kernels.cuda_storage import reals
-from wavedil.kernels.random import mix
+from wavedil.kernels.cpu.random import mix
+from wavedil.kernels.cuda.device import Kernel, threads_or
+from wavedil.kernels.cuda.storage import reals
 
 THREADS = 256  # a product of 128 columns in halves; more would only wait at the barriers of narrow networks
 
@@ -45,7 +45,7 @@ def shared_bytes(dtype, widths, threads):
 
 
 def draws(seed, batch, time, count):
-    """`wavedil.kernels.random.uniform` of (seed, stream, time), (batch, count) float64."""
+    """`wavedil.kernels.cpu.random.uniform` of (seed, stream, time), (batch, count) float64."""
     golden = np.uint64(0x9E3779B97F4A7C15)
     streams, times = np.arange(batch, dtype=np.uint64)[:, None], np.arange(time, time + count, dtype=np.uint64)
     x = mix.py_func(np.full((1, 1), seed, np.uint64) + golden)

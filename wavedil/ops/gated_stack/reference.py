@@ -7,7 +7,7 @@ import numpy as np
 
 from wavedil.errors import DivergedError
 from wavedil.kernels import storage
-from wavedil.kernels.random import uniform
+from wavedil.kernels.cpu.random import uniform
 
 
 def _conv(x, weight, dilation):

@@ -7,10 +7,11 @@ from collections import namedtuple
 
 import numpy as np
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.elementwise import emit_logistic, emit_softplus, loops, magnitude
-from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import address
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.elementwise import emit_logistic, emit_softplus, loops, magnitude
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.panels import address
 from wavedil.kernels.workspace import Workspace
 
 PIECE = 2**13  # least elements of a task

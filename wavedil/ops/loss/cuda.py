@@ -6,10 +6,10 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels import cuda_rows
-from wavedil.kernels.cuda_device import Kernel, scratch, threads_or
-from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_storage import reals
+from wavedil.kernels.cuda import rows as cuda_rows
+from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
+from wavedil.kernels.cuda.rows import blocks_for
+from wavedil.kernels.cuda.storage import reals
 from wavedil.ops.loss import KINDS
 
 PART = 4096  # elements whose losses a block adds up

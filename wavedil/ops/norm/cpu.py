@@ -10,10 +10,11 @@ from collections import namedtuple
 
 import numpy as np
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.elementwise import loops, sums
-from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import address, zero_memory
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.elementwise import loops, sums
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.panels import address, zero_memory
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops.norm import BY_CHANNEL
 

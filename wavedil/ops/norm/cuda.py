@@ -9,10 +9,10 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels import cuda_tiles
-from wavedil.kernels.cuda_device import Kernel, lanes, scratch, threads_or
-from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_storage import reals
+from wavedil.kernels.cuda import products as cuda_tiles
+from wavedil.kernels.cuda.device import Kernel, lanes, scratch, threads_or
+from wavedil.kernels.cuda.rows import blocks_for
+from wavedil.kernels.cuda.storage import reals
 from wavedil.ops.norm import BY_CHANNEL
 
 DOUBLES = types.Array(float64, 1, "C")

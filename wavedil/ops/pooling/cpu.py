@@ -13,13 +13,14 @@ from collections import namedtuple
 
 import numpy as np
 
-from wavedil.kernels import layout, pool, vector
-from wavedil.kernels.host import width
-from wavedil.kernels.jit import jit
-from wavedil.kernels.layout import CHUNK, read_rows, write_rows
-from wavedil.kernels.panels import address, beyond, down, panel_view, panels_of, repeated, zero_memory, zero_rows
-from wavedil.kernels.products import TILE, column_product, left_view, row_product
-from wavedil.kernels.rows import add_column_sums
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout, vector
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.layout import CHUNK, read_rows, write_rows
+from wavedil.kernels.cpu.panels import address, beyond, down, panel_view, panels_of, repeated, zero_memory, zero_rows
+from wavedil.kernels.cpu.products import TILE, column_product, left_view, row_product
+from wavedil.kernels.cpu.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops.pooling import EPSILON
 

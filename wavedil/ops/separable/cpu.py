@@ -1,7 +1,7 @@
 """Numba: the depthwise rows of a tile go straight into the pointwise product, in parallel over batch, rows and columns.
 
-A sequence is an image of one row. Rows of x are copied once into panels (`wavedil.kernels.grids`), and for some columns
-of a row at a time, while they are in the cache:
+A sequence is an image of one row. Rows of x are copied once into panels (`wavedil.kernels.cpu.grids`), and for some
+columns of a row at a time, while they are in the cache:
 
 ======  ===================================================================================
 h       slab of x, all taps                 * depth, element by element
@@ -15,11 +15,12 @@ dx      slab of dh, taps in reverse         * depth; a second pass, as it needs 
 
 import numpy as np
 
-from wavedil.kernels import grids, layout, pool
-from wavedil.kernels.host import width
-from wavedil.kernels.jit import inner, jit
-from wavedil.kernels.layout import read_rows, write_rows
-from wavedil.kernels.panels import (
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import grids, layout
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.jit import inner, jit
+from wavedil.kernels.cpu.layout import read_rows, write_rows
+from wavedil.kernels.cpu.panels import (
     address,
     beyond,
     panel_view,
@@ -29,8 +30,8 @@ from wavedil.kernels.panels import (
     strided_view,
     zero_memory,
 )
-from wavedil.kernels.products import column_product, depthwise_product, depthwise_sums, few_row_product, left_view
-from wavedil.kernels.rows import add_column_sums
+from wavedil.kernels.cpu.products import column_product, depthwise_product, depthwise_sums, few_row_product, left_view
+from wavedil.kernels.cpu.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
 
 

@@ -27,9 +27,10 @@ import math
 
 import numpy as np
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.host import width
-from wavedil.kernels.panels import panels_of, whole_tiles
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.panels import panels_of, whole_tiles
 from wavedil.kernels.workspace import Workspace, aligned_zeros
 from wavedil.ops.tcn_stack.cpu_kernels import (
     BIAS0,

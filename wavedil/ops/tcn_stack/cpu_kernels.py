@@ -10,12 +10,12 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from wavedil.kernels.elementwise import emit_kept
-from wavedil.kernels.emit import Emitter, fields
-from wavedil.kernels.host import tile_rows
-from wavedil.kernels.jit import inner, jit
-from wavedil.kernels.layout import read_rows, write_rows
-from wavedil.kernels.panels import (
+from wavedil.kernels.cpu.elementwise import emit_kept
+from wavedil.kernels.cpu.emit import Emitter, fields
+from wavedil.kernels.cpu.host import tile_rows
+from wavedil.kernels.cpu.jit import inner, jit
+from wavedil.kernels.cpu.layout import read_rows, write_rows
+from wavedil.kernels.cpu.panels import (
     address,
     beyond,
     down,
@@ -27,7 +27,7 @@ from wavedil.kernels.panels import (
     zero_memory,
     zero_rows,
 )
-from wavedil.kernels.products import (
+from wavedil.kernels.cpu.products import (
     column_product,
     few_row_product,
     few_row_product_relu,
@@ -38,8 +38,8 @@ from wavedil.kernels.products import (
     row_product_mask,
     row_product_relu,
 )
-from wavedil.kernels.random import mask_key
-from wavedil.kernels.rows import add_column_sums, add_to_table, cross_entropy_rows, look_up
+from wavedil.kernels.cpu.random import mask_key
+from wavedil.kernels.cpu.rows import add_column_sums, add_to_table, cross_entropy_rows, look_up
 
 CHUNK = 192  # time rows; a multiple of every tile's rows
 TILE = tile_rows()

@@ -11,8 +11,10 @@ import copy
 
 import numpy as np
 
-from wavedil.kernels import cuda_device, cuda_rows, cuda_tiles
-from wavedil.kernels.cuda_device import scratch, stage
+from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda import products as cuda_tiles
+from wavedil.kernels.cuda import rows as cuda_rows
+from wavedil.kernels.cuda.device import scratch, stage
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops.activation import Grads as ActivationGrads
 from wavedil.ops.activation import Saved as ActivationSaved

@@ -4,7 +4,7 @@ import numpy as np
 
 from wavedil.ops.contract import Case
 
-SUITES = ()  # no backward and no stream: tests/test_update.py is the suite
+SUITES = ()  # no backward and no stream: tests/ops/test_update.py is the suite
 
 _MANY = 65536  # one chunk of the CPU kernel
 

@@ -9,7 +9,7 @@ is off by up to 3e-5 of 1 - beta, and ``a + new * (x - a)`` loses a small x behi
 import numpy as np
 
 from wavedil.kernels import pool
-from wavedil.kernels.jit import jit
+from wavedil.kernels.cpu.jit import jit
 
 RATE = 2e10  # bytes/s of one thread, about
 CHUNK = 65536  # elements; a constant, so that results do not depend on the number of threads

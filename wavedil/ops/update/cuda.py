@@ -9,10 +9,10 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels import cuda_rows
-from wavedil.kernels.cuda_device import Kernel, threads_or
-from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_storage import reals
+from wavedil.kernels.cuda import rows as cuda_rows
+from wavedil.kernels.cuda.device import Kernel, threads_or
+from wavedil.kernels.cuda.rows import blocks_for
+from wavedil.kernels.cuda.storage import reals
 
 PART = 4096  # elements whose squares a block adds up
 

@@ -4,9 +4,10 @@ Row ``q factor + p`` of y is ``sum_j x[q - j] w[j factor + p]``: a causal convol
 ``(p, n)`` is ``w[j factor + p, :, n]``, and whose rows are those of y, ``factor`` at a time.
 """
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.jit import jit
-from wavedil.kernels.panels import address
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.panels import address
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import conv1d
 from wavedil.ops.conv1d import cpu as convolution

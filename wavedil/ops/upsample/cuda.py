@@ -8,10 +8,10 @@ import functools
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels import cuda_tiles
-from wavedil.kernels.cuda_device import Kernel, scratch, threads_or
-from wavedil.kernels.cuda_rows import blocks_for
-from wavedil.kernels.cuda_storage import reals
+from wavedil.kernels.cuda import products as cuda_tiles
+from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
+from wavedil.kernels.cuda.rows import blocks_for
+from wavedil.kernels.cuda.storage import reals
 
 
 def forward(y, x, w, b, factor, *, workspace, threads):

@@ -7,9 +7,10 @@ from collections import namedtuple
 
 import numpy as np
 
-from wavedil.kernels import layout, pool
-from wavedil.kernels.jit import inner, jit
-from wavedil.kernels.panels import address, zero_memory
+from wavedil.kernels import pool
+from wavedil.kernels.cpu import layout
+from wavedil.kernels.cpu.jit import inner, jit
+from wavedil.kernels.cpu.panels import address, zero_memory
 from wavedil.ops.window_pooling import images, joined
 
 PIECE = 2**14  # elements that a task reads, about
