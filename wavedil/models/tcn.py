@@ -95,9 +95,9 @@ class TCNConfig:
         for name, value, known in (("loss", self.loss, tcn_stack.LOSSES), ("head", self.head, HEADS)):
             if value not in known:
                 raise ConfigError(f"TCNConfig: {name} must be one of {', '.join(known)}, got {value!r}")
-        put(self, "delta", contract.real("TCNConfig", "delta", self.delta, "a number above 0", lambda d: d > 0))
+        put(self, "delta", checks.number("TCNConfig", "delta", self.delta, "a number above 0", lambda d: d > 0))
         wanted = "a number in [0, 1)"
-        put(self, "dropout", contract.real("TCNConfig", "dropout", self.dropout, wanted, lambda r: 0 <= r < 1))
+        put(self, "dropout", checks.number("TCNConfig", "dropout", self.dropout, wanted, lambda r: 0 <= r < 1))
         for name in ("dropout_channels", "weight_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"TCNConfig: {name} must be True or False, got {getattr(self, name)!r}")

@@ -7,11 +7,11 @@ is expected and what came: ``ShapeError: conv1d.forward: x must be (B, T, 16), g
 import functools
 import importlib
 import importlib.util
-import operator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from wavedil.checks import whole
 from wavedil.errors import ConfigError, DTypeError, ShapeError
 
 BACKENDS = ("reference", "cpu", "cuda")
@@ -140,19 +140,6 @@ def between(where, name, values, low, high):
         raise ShapeError(f"{where}: {name} must lie in [{low}, {high}], got {values.min()} to {values.max()}")
 
 
-def whole(where, name, value, least=1):
-    """An integer setting of at least ``least``."""
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{where}: {name} must be an integer, got {value!r}") from None
-    if number < least:
-        raise ConfigError(f"{where}: {name} must be at least {least}, got {number}")
-    return number
-
-
 def per_axis(where, name, value, axes, least=1):
     """An integer setting of each axis; one number is for all of them."""
     if axes > 1 and isinstance(value, tuple | list):
@@ -175,15 +162,6 @@ def padding(where, value, spans):
             return tuple(tuple(whole(where, "padding", n, 0) for n in side) for side in sides)
     explicit = "(before, after)" if len(spans) == 1 else "((above, below), (left, right))"
     raise ConfigError(f"{where}: padding must be 'causal', 'same', 'valid' or {explicit}, got {value!r}")
-
-
-def real(where, name, value, wanted="a finite number", good=lambda value: True):
-    """A setting that is a finite number, and what else is wanted of it."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number) or not (
-        np.isfinite(value) and good(value)
-    ):
-        raise ConfigError(f"{where}: {name} must be {wanted}, got {value!r}")
-    return float(value)
 
 
 def threads(where, value):

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.ops import contract
 
@@ -117,7 +118,7 @@ def forward(x, a=None, *, kind, alpha=None, out=None, workspace=None, backend=No
         a = contract.floats(where, "a", a, (channels,), x.dtype)
     if alpha is not None and kind not in ALPHA:
         raise ConfigError(f"{where}: alpha must be None for {kind}, got {alpha!r}")
-    alpha = contract.real(where, "alpha", ALPHA.get(kind, 0.0) if alpha is None else alpha)
+    alpha = checks.number(where, "alpha", ALPHA.get(kind, 0.0) if alpha is None else alpha)
     kernels = contract.backend(where, backend, x, a=a)
     shape = (*x.shape[:-1], channels // 2 if kind in GATED else channels)
     y = contract.output(where, "out", out, shape, x.dtype, workspace, [("x", x), ("a", a)])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.ops import contract
 
@@ -86,7 +87,7 @@ def forward(
     x = contract.floats(where, "x", x, None)
     if len(x.shape) < 2 or 0 in x.shape:
         raise ShapeError(f"{where}: x must be (B, ..., C) with at least one row and channel, got {x.shape}")
-    rate = contract.real(where, "rate", rate, "a number in [0, 1)", lambda r: 0 <= r < 1)
+    rate = checks.number(where, "rate", rate, "a number in [0, 1)", lambda r: 0 <= r < 1)
     numbers = [contract.whole(where, n, v, 0) for n, v in (("seed", seed), ("step", step), ("layer", layer))]
     for name, value in zip(("seed", "step", "layer"), numbers, strict=True):
         if value >= 2**63:

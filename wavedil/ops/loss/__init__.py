@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, DTypeError, ShapeError
 from wavedil.ops import contract
 
@@ -97,7 +98,7 @@ def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backe
     targets = contract.floats(where, "targets", targets, x.shape, x.dtype)
     if delta is not None and kind != "huber":
         raise ConfigError(f"{where}: delta must be None for {kind}, got {delta!r}")
-    delta = contract.real(where, "delta", 1.0 if delta is None else delta, "a number above 0", lambda d: d > 0)
+    delta = checks.number(where, "delta", 1.0 if delta is None else delta, "a number above 0", lambda d: d > 0)
     kernels = contract.backend(where, backend, x, targets=targets)
     if kind == "binary":
         contract.between(where, "targets", targets, 0, 1)

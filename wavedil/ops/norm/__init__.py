@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.ops import contract
 
@@ -144,8 +145,8 @@ def forward(
     if eps is not None and kind == "weight":
         raise ConfigError(f"{where}: eps must be None for weight, got {eps!r}")
     default = 0.0 if kind == "weight" else 1e-5
-    eps = contract.real(where, "eps", default if eps is None else eps, "a number of at least 0", lambda e: e >= 0)
-    momentum = contract.real(where, "momentum", momentum, "a number in (0, 1]", lambda m: 0 < m <= 1)
+    eps = checks.number(where, "eps", default if eps is None else eps, "a number of at least 0", lambda e: e >= 0)
+    momentum = checks.number(where, "momentum", momentum, "a number in (0, 1]", lambda m: 0 < m <= 1)
     fixed = _check_statistics(where, kind, statistics, training, x)
     kernels = contract.backend(where, backend, x, scale=scale, shift=shift)
     y = contract.output(where, "out", out, x.shape, x.dtype, workspace, [("x", x), ("scale", scale), ("shift", shift)])

@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.ops import contract
 from wavedil.receptive import check_dilations
@@ -276,7 +277,7 @@ def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta
         raise ConfigError(f"{where}: loss must be one of {', '.join(LOSSES)}, got {loss!r}")
     if delta is not None and loss != "huber":
         raise ConfigError(f"{where}: delta must be None for {loss}, got {delta!r}")
-    delta = contract.real(where, "delta", 1.0 if delta is None else delta, "a number above 0", lambda d: d > 0)
+    delta = checks.number(where, "delta", 1.0 if delta is None else delta, "a number above 0", lambda d: d > 0)
     outputs, dtype = len(params["head.bias"]), params["head.weight"].dtype
     rows = x.shape[:1] if last else x.shape[:2]
     if loss == "cross_entropy":
@@ -290,7 +291,7 @@ def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta
     parts = 1 if loss == "cross_entropy" else outputs
     shares = contract.shares(where, contract.on_host(weights), np.empty(rows, dtype), parts)
     if dropout is not None:
-        rate = contract.real(where, "rate", dropout.rate, "a number in [0, 1)", lambda r: 0 <= r < 1)
+        rate = checks.number(where, "rate", dropout.rate, "a number in [0, 1)", lambda r: 0 <= r < 1)
         seed, step = (contract.whole(where, n, getattr(dropout, n), 0) for n in ("seed", "step"))
         if max(seed, step) >= 2**63:
             raise ConfigError(f"{where}: seed and step of the dropout must be below 2**63, got {seed} and {step}")
