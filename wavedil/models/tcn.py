@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
