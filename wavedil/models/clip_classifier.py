@@ -24,9 +24,9 @@ from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
 from wavedil.models.stored import Stored
 from wavedil.models.wavenet import WaveNet, WaveNetConfig
-from wavedil.ops import contract, cross_entropy, gated_stack, pooling
-from wavedil.parameters import devices
-from wavedil.parameters.store import Parameters, host
+from wavedil.ops import contract, cross_entropy, devices, gated_stack, pooling
+from wavedil.ops.contract import on_host
+from wavedil.parameters.store import Parameters
 
 _ROWS = 8192  # of all streams together, when whole clips run through as streams
 
@@ -309,7 +309,7 @@ class ClipClassifier(Stored):
         ClipClassifier
             The model itself.
         """
-        pooled = [host(self._pooled(*self._clips("calibrate", np.asarray(codes)[None], None))) for _, codes, _ in clips]
+        pooled = [on_host(self._pooled(*self._clips("calibrate", np.asarray(codes)[None], None))) for _, codes, _ in clips]
         if not pooled:
             raise DataError("ClipClassifier.calibrate: clips must hold at least one, got none")
         pooled = np.concatenate(pooled).astype(np.float64)
@@ -330,7 +330,7 @@ class ClipClassifier(Stored):
         """
         if isinstance(codes, np.ndarray):
             pooled = self._pooled(*self._clips("predict_proba", codes, lengths))
-            return _softmax(_scores(pooled, {name: host(value) for name, value in self._above().items()}))
+            return _softmax(_scores(pooled, {name: on_host(value) for name, value in self._above().items()}))
         clips = [contract.integers("ClipClassifier.predict_proba", "codes", np.asarray(c), ("T",)) for c in codes]
         if not clips or lengths is not None:
             raise ShapeError("ClipClassifier.predict_proba: codes must be an array (with lengths), or some clips")
@@ -496,7 +496,7 @@ class _Stream:
 
     def __init__(self, model, batch):
         self.made_for, self.batch = (model.config, model.dtype), batch
-        self.above = {name: host(array).copy() for name, array in model._above().items()}
+        self.above = {name: on_host(array).copy() for name, array in model._above().items()}
         self._kind = model.config.pooling
         self._attention = {name: array.copy() for name, array in model._attention_arrays().items()}
         skips, classes = model.config.trunk.skip_channels, model.config.trunk.classes
@@ -570,7 +570,7 @@ def _relu_back(dx, x):
 
 def _scores(pooled, above):
     """What the head says of pooled clips, on the host."""
-    normal = (host(pooled) - above["pooled.center"]) * above["pooled.scale"]
+    normal = (on_host(pooled) - above["pooled.center"]) * above["pooled.scale"]
     return normal @ above["head.weight"] + above["head.bias"]
 
 
@@ -599,11 +599,11 @@ def _initialize(params, config, model, seed):
     if model is None:
         model = WaveNet(config.trunk, seed=seed, dtype=params.dtype)
     names = [name for name in params if name.startswith(("input.", "blocks."))]
-    values = {name: host(model.params[name]) for name in names}
+    values = {name: on_host(model.params[name]) for name in names}
     if model.config.speakers:
-        voice = host(model.params["speaker.embedding"]).mean(axis=0)
+        voice = on_host(model.params["speaker.embedding"]).mean(axis=0)
         for i in range(len(config.trunk.dilations)):
-            bias, weight = f"blocks.{i}.conv.bias", host(model.params[f"blocks.{i}.condition.weight"])
+            bias, weight = f"blocks.{i}.conv.bias", on_host(model.params[f"blocks.{i}.condition.weight"])
             values[bias] = values[bias] + voice @ weight
     for name, value in values.items():
         params[name][...] = value

@@ -16,9 +16,9 @@ from wavedil.errors import ConfigError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
 from wavedil.models.stored import StoredStreams
-from wavedil.ops import contract, norm, tcn_stack
-from wavedil.parameters import devices
-from wavedil.parameters.store import Parameters, host
+from wavedil.ops import contract, devices, norm, tcn_stack
+from wavedil.ops.contract import on_host
+from wavedil.parameters.store import Parameters
 from wavedil.receptive import check_dilations, receptive_field
 
 HEADS = ("sequence", "last")
@@ -295,7 +295,7 @@ class TCN(StoredStreams):
         """
         settings = self._settings()
         settings.pop("loss")
-        return host(tcn_stack.predict(self._effective()[0], x, **settings))
+        return on_host(tcn_stack.predict(self._effective()[0], x, **settings))
 
     def _settings(self):
         c = self.config
@@ -349,7 +349,7 @@ class TCN(StoredStreams):
             For the head ``"last"`` too: what the prediction would be if the sequence ended there.
         """
         self._check_state("stream", state)
-        return host(tcn_stack.step(x, state))
+        return on_host(tcn_stack.step(x, state))
 
 
 def _shapes(c):
@@ -385,4 +385,4 @@ def _initialize(params, c, seed):
                 scale /= math.sqrt(len(c.dilations))
         value[...] = scale * rng.standard_normal(value.shape)
         if name.endswith("weight_v"):
-            params[name.removesuffix("_v") + "_g"][...] = np.sqrt((host(value) ** 2).sum((0, 1)))
+            params[name.removesuffix("_v") + "_g"][...] = np.sqrt((on_host(value) ** 2).sum((0, 1)))
