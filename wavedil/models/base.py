@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping
-from typing import Self, dataclass_transform
+from typing import Any, Self, dataclass_transform
 
 import numpy as np
 
@@ -19,16 +19,16 @@ from wavedil.parameters.store import Parameters
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def checked_dataclass(cls: type) -> type:
     """Make a subclass of `Config` a frozen dataclass whose constructor names the key that may have been meant."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    init, names = cls.__init__, [field.name for field in dataclasses.fields(cls)]
+    made: Any = dataclasses.dataclass(frozen=True)(cls)
+    init, names = made.__init__, [field.name for field in dataclasses.fields(made)]
 
     @functools.wraps(init)
     def checked(self, *args, **values):
-        _check_keys(cls, dict.fromkeys(names[: len(args)]) | values)
+        _check_keys(made, dict.fromkeys(names[: len(args)]) | values)
         init(self, *args, **values)
 
-    cls.__init__ = checked
-    return cls
+    made.__init__ = checked
+    return made
 
 
 def _check_keys(cls, values):
@@ -42,8 +42,14 @@ def _check_keys(cls, values):
             raise ConfigError(f"{cls.__name__}: {field.name} must be given")
 
 
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Sizes of a model: a frozen dataclass, made by `checked_dataclass`, of values that JSON can hold."""
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples or rows that a prediction depends on."""
+        raise NotImplementedError
 
     def _set(self, name: str, value: object) -> None:
         """Set a field while the config is being made."""

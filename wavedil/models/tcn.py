@@ -59,7 +59,7 @@ class TCNConfig(Config):
     """
 
     dilations: tuple[int, ...]
-    channels: tuple[int, ...] = 32
+    channels: tuple[int, ...] | int = 32
     kernel_size: int = 3
     inputs: int = 1
     outputs: int = 1

@@ -64,12 +64,12 @@ class Adapters:
         layers = [name.removesuffix(".weight") for name, w in params.items() if name.endswith(".weight") and w.ndim > 1]
         ends = ("", ".weight")
         found = naming.select(targets, [layer + end for layer in layers for end in ends], "LoRA: targets")
-        found = {name.removesuffix(".weight") for name in found}
-        self.targets = tuple(f"{layer}.weight" for layer in layers if layer in found)
+        chosen = {name.removesuffix(".weight") for name in found}
+        self.targets = tuple(f"{layer}.weight" for layer in layers if layer in chosen)
         self.base = Parameters({name: params.shapes[name] for name in self.targets}, params.dtype, params.device)
         self.base.load({name: params[name] for name in self.targets})
         self.scale, self.seed = alpha / rank, seed
-        self.shapes = {}
+        self.shapes: dict[str, tuple[int, int]] = {}
         for name, w in self.base.items():
             rows, columns = _matrix(w).shape
             if rank > min(rows, columns):
