@@ -12,7 +12,7 @@ from wavedil import ops
 # import stands. Modules that have no line of their own stand where the package around them does.
 FLOORS = [
     ("wavedil.errors",),
-    ("wavedil.checks",),
+    ("wavedil.checks", "wavedil.files"),
     ("wavedil.kernels",),
     ("wavedil.kernels.cpu", "wavedil.kernels.cuda"),
     ("wavedil.receptive", "wavedil.audio", "wavedil.settings"),
@@ -23,7 +23,8 @@ FLOORS = [
     ("wavedil.training", "wavedil.streaming", "wavedil.report"),
     ("wavedil",),  # the names that a user sees; they load when they are first used
     ("wavedil.runs",),
-    ("wavedil.cli", "wavedil.__main__"),
+    ("wavedil.cli",),
+    ("wavedil.__main__",),
 ]
 # CUDA kernels are reached through ops alone.
 WITHOUT_CUDA = [room for floor in FLOORS[4:] for room in floor if "." in room and room != "wavedil.ops"]
