@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wavedil import ops
-from wavedil.kernels.cuda.device import Kernel
+from wavedil.kernels.cuda.launch import Kernel
 
 ON_CUDA = [family for family in ops.FAMILIES if family not in ops.NOT_YET_ON_CUDA]
 

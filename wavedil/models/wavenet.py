@@ -15,10 +15,11 @@ from wavedil.errors import CheckpointError, ConfigError, ShapeError
 from wavedil.kernels.pool import check_threads
 from wavedil.kernels.workspace import Workspace
 from wavedil.models.stored import StoredStreams
-from wavedil.ops import contract, gated_stack
-from wavedil.parameters import devices, files
+from wavedil.ops import contract, devices, gated_stack, inplace
+from wavedil.ops.contract import on_host
+from wavedil.parameters import files
 from wavedil.parameters import names as naming
-from wavedil.parameters.store import Parameters, host
+from wavedil.parameters.store import Parameters
 from wavedil.receptive import check_dilations, receptive_field
 
 
@@ -256,7 +257,7 @@ class WaveNet(StoredStreams):
             self.params, np.asarray(codes), dilations=self.config.dilations, condition=condition, needs=(),
             threads=self.threads,
         )  # fmt: skip
-        return host(skips)
+        return on_host(skips)
 
     def forward_features(self, codes, *, condition=None, speaker=None, needs=None):
         """`features`, and what `backward_features` needs.
@@ -310,7 +311,7 @@ class WaveNet(StoredStreams):
             self.params, codes, dilations=self.config.dilations, condition=condition, recompute=self.recompute,
             half_activations=self._half, needs=for_stack, out=out, workspace=self._workspace, threads=self.threads,
         )  # fmt: skip
-        return host(skips), SavedFeatures(saved, names, None if speaker is None else np.array(speaker))
+        return on_host(skips), SavedFeatures(saved, names, None if speaker is None else np.array(speaker))
 
     def backward_features(self, dskips, saved, into=None, needs=None):
         """Gradients of the trunk's parameters, given that of the features.
@@ -386,7 +387,7 @@ class WaveNet(StoredStreams):
         """
         self._check_state("stream", state)
         condition = self._condition("stream", codes, condition, speaker)
-        return host(gated_stack.step(np.asarray(codes), state, condition))
+        return on_host(gated_stack.step(np.asarray(codes), state, condition))
 
     def stream_features(self, codes, state, *, condition=None, speaker=None):
         """Features (B, n, S) of n more codes, as `features` would give them in one piece; else like `stream`.
@@ -395,7 +396,7 @@ class WaveNet(StoredStreams):
         """
         self._check_state("stream_features", state)
         condition = self._condition("stream_features", codes, condition, speaker)
-        return host(gated_stack.step_features(np.asarray(codes), state, condition))
+        return on_host(gated_stack.step_features(np.asarray(codes), state, condition))
 
     def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, top_k=None, top_p=None, condition=None,
                  speaker=None, weights=None, progress=None):  # fmt: skip
@@ -582,7 +583,7 @@ class WaveNet(StoredStreams):
         new.params.load(self.params, strict=False)
         table = new.params["speaker.embedding"]
         if had:
-            voices = host(self.params["speaker.embedding"])
+            voices = on_host(self.params["speaker.embedding"])
             table[:had] = voices
             table[had:] = voices.mean(axis=0)
         else:  # the embedding's gradient waits for the weights to leave zero; theirs is there at once
@@ -628,14 +629,7 @@ class WaveNet(StoredStreams):
     def _add_speakers(self, grads, speaker, dcondition):
         """The gradient of the speakers' embeddings += that of their condition, if it was needed."""
         if speaker is not None and dcondition is not None:
-            into = grads["speaker.embedding"]
-            if self.device != "cpu":
-                from wavedil.ops.embedding import cuda as embedding
-
-                embedding.add_rows(into, np.asarray(speaker), dcondition, self._workspace)
-                return
-            dcondition = dcondition if dcondition.ndim == 2 else dcondition.sum(axis=1)
-            np.add.at(into, np.asarray(speaker), dcondition)
+            inplace.add_rows(grads["speaker.embedding"], np.asarray(speaker), dcondition, self._workspace)
 
     def _condition(self, where, codes, condition, speaker, extra=0):
         """The one condition that the stack sees, on its device: the given one, the speakers' embeddings, or a sum."""
@@ -652,7 +646,7 @@ class WaveNet(StoredStreams):
         if condition is not None:
             if not c.condition_channels:
                 raise ConfigError(f"{where}: condition must be None, as condition_channels is 0, got one")
-            condition = np.asarray(host(condition), self.dtype)
+            condition = np.asarray(on_host(condition), self.dtype)
             shapes = [(len(codes), c.condition_channels), (len(codes), codes.shape[1] - extra, c.condition_channels)]
             if condition.shape not in shapes:
                 raise ShapeError(f"{where}: condition must be {shapes[0]} or {shapes[1]}, got {condition.shape}")
@@ -669,7 +663,7 @@ class WaveNet(StoredStreams):
             raise ShapeError(f"{where}: speaker must be ({len(codes)},) integers, got {speaker.shape} {speaker.dtype}")
         if speaker.min() < 0 or speaker.max() >= c.speakers:
             raise ShapeError(f"{where}: speaker must lie in [0, {c.speakers}), got {speaker.tolist()}")
-        voices = host(self.params["speaker.embedding"])[speaker]
+        voices = on_host(self.params["speaker.embedding"])[speaker]
         if condition is None:
             return voices
         return condition + (voices if condition.ndim == 2 else voices[:, None])

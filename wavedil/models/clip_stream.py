@@ -1,0 +1,69 @@
+"""Streams through a clip classifier, and its scores."""
+
+import copy
+
+import numpy as np
+
+from wavedil.kernels.workspace import Workspace
+from wavedil.ops import contract, gated_stack, inplace, pooling
+from wavedil.ops.contract import on_host
+
+
+class ClipStream:
+    """Streams through a classifier, and its parameters as they were when this was made."""
+
+    def __init__(self, model, batch):
+        self.made_for, self.batch = (model.config, model.dtype), batch
+        self.above = {name: on_host(array).copy() for name, array in model._above().items()}
+        self._kind = model.config.pooling
+        self._attention = {name: array.copy() for name, array in model._attention_arrays().items()}
+        skips, classes = model.config.trunk.skip_channels, model.config.trunk.classes
+        # The trunk's streams can have logits as well; these are never computed.
+        shapes = {"head.0.weight": (skips, 1), "head.0.bias": (1,), "head.1.weight": (1, classes),
+                  "head.1.bias": (classes,)}  # fmt: skip
+        like = model.params["input.embedding"]
+        head = {name: contract.zeros(shape, model.dtype, like) for name, shape in shapes.items()}
+        self._trunk = gated_stack.init_state(
+            {**model.params, **head}, batch, dilations=model.config.trunk.dilations, threads=model.threads
+        )
+        self._workspace = Workspace()
+        self._pooled = pooling.init_state(batch, skips, like)
+
+    @property
+    def time(self):
+        """Codes heard so far."""
+        return self._trunk.time
+
+    def take_in(self, codes, weights):
+        """The pooled trunk of all codes so far; overwritten by the next call."""
+        codes = np.asarray(codes)
+        if weights is not None:  # before the trunk moves on
+            pooling.check_weights("ClipClassifier.stream", weights, codes.shape)
+        x = gated_stack.step_features(codes, self._trunk)
+        inplace.relu(x)
+        return pooling.step(
+            x, self._pooled, **self._attention, kind=self._kind, weights=weights, workspace=self._workspace
+        )
+
+    def reset(self):
+        """Forget the past."""
+        self._trunk.reset()
+        self._pooled = pooling.init_state(*self._pooled.mean.shape, self._pooled.mean)
+
+    def copy(self):
+        """A second state that goes on from here; it shares the parameters."""
+        other = copy.copy(self)
+        other._trunk, other._workspace = self._trunk.copy(), Workspace()
+        other._pooled = pooling.State(*(array.copy() for array in self._pooled))
+        return other
+
+
+def scores(pooled, above):
+    """What the head says of pooled clips, on the host."""
+    normal = (on_host(pooled) - above["pooled.center"]) * above["pooled.scale"]
+    return normal @ above["head.weight"] + above["head.bias"]
+
+
+def softmax(scores):
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
