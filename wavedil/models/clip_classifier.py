@@ -171,7 +171,7 @@ class ClipClassifier(Model):
         grads = self._grads("loss_and_grads", into, needs)
         trunk = [name for name in self.trunk_names if name in needs]
         x, saved_trunk = gated_stack.forward(
-            self.params, codes, dilations=self.config.trunk.dilations, recompute=self.recompute, needs=trunk,
+            self.params, codes, network=self.config.trunk.network.without_head(), recompute=self.recompute, needs=trunk,
             half_activations=self.half_activations and self.device != "cpu",
             workspace=self._workspace, threads=self.threads,
         )  # fmt: skip

@@ -3,8 +3,8 @@
 from wavedil import checks
 from wavedil.errors import ConfigError
 from wavedil.models.base import Config, checked_dataclass
-from wavedil.models.wavenet import WaveNetConfig
-from wavedil.ops import gated_stack, pooling
+from wavedil.models.wavenet_config import WaveNetConfig
+from wavedil.ops import pooling
 
 
 @checked_dataclass
@@ -64,12 +64,7 @@ class ClipClassifierConfig(Config):
 def parameter_shapes(config):
     """Name -> shape: the trunk's, then those of the attention and of the head."""
     t = config.trunk
-    shapes = gated_stack.parameter_shapes(
-        dilations=t.dilations, kernel_size=t.kernel_size, residual_channels=t.residual_channels,
-        dilation_channels=t.dilation_channels, skip_channels=t.skip_channels, end_channels=t.end_channels,
-        classes=t.classes,
-    )  # fmt: skip
-    shapes = {name: shape for name, shape in shapes.items() if not name.startswith("head.")}
+    shapes = dict(t.network.without_head().parameter_shapes)
     if config.pooling == "attentive":
         hidden = config.attention_channels
         shapes |= {"pooling.weight": (t.skip_channels, hidden), "pooling.bias": (hidden,), "pooling.score": (hidden,)}

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 
 from wavedil.kernels.workspace import Workspace
-from wavedil.ops import contract, gated_stack, inplace, pooling
+from wavedil.ops import gated_stack, inplace, pooling
 from wavedil.ops.contract import on_host
 
 
@@ -17,17 +17,10 @@ class ClipStream:
         self.above = {name: on_host(array).copy() for name, array in model._above().items()}
         self._kind = model.config.pooling
         self._attention = {name: array.copy() for name, array in model._attention_arrays().items()}
-        skips, classes = model.config.trunk.skip_channels, model.config.trunk.classes
-        # The trunk's streams can have logits as well; these are never computed.
-        shapes = {"head.0.weight": (skips, 1), "head.0.bias": (1,), "head.1.weight": (1, classes),
-                  "head.1.bias": (classes,)}  # fmt: skip
-        like = model.params["input.embedding"]
-        head = {name: contract.zeros(shape, model.dtype, like) for name, shape in shapes.items()}
-        self._trunk = gated_stack.init_state(
-            {**model.params, **head}, batch, dilations=model.config.trunk.dilations, threads=model.threads
-        )
+        network, like = model.config.trunk.network.without_head(), model.params["input.embedding"]
+        self._trunk = gated_stack.init_state(model.params, batch, network=network, threads=model.threads)
         self._workspace = Workspace()
-        self._pooled = pooling.init_state(batch, skips, like)
+        self._pooled = pooling.init_state(batch, network.feature_channels, like)
 
     @property
     def time(self):

@@ -56,6 +56,7 @@ from wavedil.ops.gated_stack.arguments import (
 )
 from wavedil.ops.gated_stack.network import (
     ACTIVATIONS,
+    INTERPOLATIONS,
     Codes,
     Condition,
     Network,
@@ -65,12 +66,12 @@ from wavedil.ops.gated_stack.network import (
     Stack,
     wavenet,
 )
-from wavedil.ops.gated_stack.streams import init_state, sample, step, step_features
+from wavedil.ops.gated_stack.streams import init_state, part_of_condition, sample, step, step_features
 
 __all__ = [
-    "ACTIVATIONS", "Codes", "Condition", "Grads", "Network", "Regression", "Result", "Samples", "Saved", "Softmax",
-    "Stack", "backward", "forward", "init_state", "loss", "loss_and_grads", "sample", "step", "step_features",
-    "wavenet",
+    "ACTIVATIONS", "INTERPOLATIONS", "Codes", "Condition", "Grads", "Network", "Regression", "Result", "Samples",
+    "Saved", "Softmax", "Stack", "backward", "forward", "init_state", "loss", "loss_and_grads", "part_of_condition",
+    "sample", "step", "step_features", "wavenet",
 ]  # fmt: skip
 
 

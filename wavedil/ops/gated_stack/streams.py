@@ -166,7 +166,7 @@ def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, 
     first, pieces, start = codes[:, 0].astype(np.int64), 1000, state.time
     for begin in range(0, count, pieces):
         piece = np.empty((len(codes), min(pieces, count - begin)), np.int64)
-        local = _part(condition, state.network, start, begin, piece.shape[1])
+        local = part_of_condition(condition, state.network, start, begin, piece.shape[1])
         state.sample(first, piece, local, (seed, temperature, top_k, top_p))
         out[:, begin : begin + pieces] = piece
         first = piece[:, -1]
@@ -175,7 +175,7 @@ def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, 
     return out
 
 
-def _part(condition, network, start, begin, rows):
+def part_of_condition(condition, network, start, begin, rows):
     """The part of a condition, given from row ``start`` on, that so many rows from ``start + begin`` on see."""
     if condition is None or condition.ndim == 2:
         return condition
