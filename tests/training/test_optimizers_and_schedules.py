@@ -53,7 +53,7 @@ def test_optimizers_go_to_json_and_back(optimizer):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Cosine(0), "Cosine: steps must be a whole number of at least 1, got 0"),
+        (lambda: Cosine(0), "Cosine: steps must be at least 1, got 0"),
         (lambda: Cosine(10.0), "steps"),
         (lambda: Cosine(True), "steps"),
         (lambda: Cosine(10, 1.5), r"final must be in \[0, 1\], got 1.5"),

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from wavedil.checks import whole
 from wavedil.errors import ConfigError
 from wavedil.parameters import names as naming
 from wavedil.parameters.store import Parameters
@@ -67,6 +68,7 @@ class Adapters:
         self.targets = tuple(f"{layer}.weight" for layer in layers if layer in found)
         self.base = Parameters({name: params.shapes[name] for name in self.targets}, params.dtype, params.device)
         self.base.load({name: params[name] for name in self.targets})
+        rank = whole("LoRA", "rank", rank)
         self.scale, self.seed = alpha / rank, seed
         self.shapes = {}
         for name, w in self.base.items():
@@ -120,7 +122,6 @@ class Adapters:
                 into[name + A][...] += scale * np.einsum("io,ro->ir", dw, values[name + B])
             if name + B in names:
                 into[name + B][...] += scale * np.einsum("ir,io->ro", values[name + A], dw)
-
 
     def _backward_on_device(self, values, dparams, into, names):
         from wavedil.kernels.cuda import device as cuda_device

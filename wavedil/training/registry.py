@@ -1,0 +1,100 @@
+"""Classes by name: a checkpoint holds the name and the settings, so that a user's own class resumes as ours do.
+
+>>> from wavedil.training import schedules
+>>> rate = schedules.cosine(100)
+>>> rate.to_dict()
+{'kind': 'Cosine', 'steps': 100, 'final': 0.0}
+>>> schedules.from_dict(rate.to_dict()) == rate
+True
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from wavedil.checks import nearest
+from wavedil.errors import ConfigError
+
+
+class Named:
+    """Base of what a registry makes again: a frozen dataclass whose fields are plain values or again such objects."""
+
+    def to_dict(self) -> dict:
+        """Return the name of the class as ``kind``, and the fields."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {name: value.to_dict() if isinstance(value, Named) else value for name, value in fields.items()}
+        return {"kind": type(self).__name__, **plain}
+
+    def _set(self, **checked):
+        """Put checked values into the fields, which are frozen."""
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+class Registry:
+    """The classes that a file may name.
+
+    Parameters
+    ----------
+    module : str
+        Where users find the registry, for errors: ``"optimizers"``.
+    base : type
+        What all of them inherit from.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the known classes.
+    """
+
+    def __init__(self, module: str, base: type):
+        self._module, self._base = module, base
+        self._kinds = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._kinds)
+
+    def register(self, kind: type) -> type:
+        """Make a class known by its name, and return it: a decorator, above ``@dataclass(frozen=True)``.
+
+        Raises
+        ------
+        ConfigError
+            It is no dataclass with the right base, or a class of another module has this name.
+        """
+        good = isinstance(kind, type) and issubclass(kind, self._base) and dataclasses.is_dataclass(kind)
+        if not good:
+            wanted = f"a dataclass that inherits from {self._base.__name__}"
+            raise ConfigError(f"{self._module}.register: the class must be {wanted}, got {kind!r}")
+        known = self._kinds.get(kind.__name__, kind)
+        if known.__module__ != kind.__module__:  # the same module: a notebook's cell that ran again
+            raise ConfigError(f"{self._module}.register: {kind.__name__} is the name of {known.__module__}'s already")
+        self._kinds[kind.__name__] = kind
+        return kind
+
+    def from_dict(self, about: Mapping):
+        """Return the object that its ``to_dict()`` describes.
+
+        Raises
+        ------
+        ConfigError
+            Unknown name, unknown or missing setting, or an impossible value.
+        """
+        if not isinstance(about, Mapping) or "kind" not in about:
+            raise ConfigError(f"{self._module}: expected a dict with a kind ({', '.join(self.names)}), got {about!r}")
+        name = about["kind"]
+        if name not in self.names:
+            near = nearest(name, self.names)
+            hint = f"did you mean {near!r}? A class of your own" if near else "a class of your own"
+            raise ConfigError(
+                f"{self._module}: kind must be one of {', '.join(self.names)}, got {name!r}; {hint} must be imported "
+                f"and registered first (@{self._module}.register)"
+            )
+        settings = {key: value for key, value in about.items() if key != "kind"}
+        for key, value in settings.items():
+            if isinstance(value, Mapping) and "kind" in value:
+                settings[key] = self.from_dict(value)
+        try:
+            return self._kinds[name](**settings)
+        except TypeError as error:
+            raise ConfigError(f"{self._module}: {name} does not take {sorted(settings)}: {error}") from error
