@@ -146,7 +146,7 @@ def test_bad_options(base, place, tmp_path, words, expected):
     [
         ("[model]\nclasses = 64", ["[model] classes must be 256", "got 64", "with_head"]),
         ("[data]\nsample_rate = 16000", ["[data] sample_rate must be 8000", "got 16000"]),
-        ("[finetune]\nfrezee = ['head.*']", ["[finetune]", "'frezee'", "near: freeze"]),
+        ("[finetune]\nfrezee = ['head.*']", ["[finetune]", "'frezee'", "did you mean 'freeze'"]),
         ("[finetune]\nlora = {rank = 2, targets = ['tail.*']}", ["LoRA: targets", "'tail.*'", "near:"]),
         ("[finetune]\nunfreeze = {'tail.*' = 3}", ["unfreeze", "'tail.*'"]),
     ],

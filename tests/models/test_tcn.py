@@ -272,7 +272,7 @@ def test_validation_of_arrays():
     [
         (errors.ShapeError, r"targets must be \(2, 5, ...\) as x is", lambda: Arrays(np.ones((2, 5)), np.ones((2, 4)))),
         (errors.ShapeError, r"x must be \(N, T, ...\)", lambda: Arrays(np.ones(5), np.ones(5))),
-        (errors.ConfigError, "context must be an int", lambda: Arrays(np.ones((1, 5)), np.ones((1, 5)), context=-1)),
+        (errors.ConfigError, "context must be at least", lambda: Arrays(np.ones((1, 5)), np.ones((1, 5)), context=-1)),
         (errors.ConfigError, "batches must be an iterator, got list", lambda: Batches([1])),
         (errors.DataError, "the iterator must go on", lambda: Batches(iter([])).batch(None, 1, 1)),
     ],

@@ -16,7 +16,7 @@ from helpers.trainers import state, trainer
 from wavedil.audio.clips import whole_clips
 from wavedil.errors import CheckpointError, ConfigError, DataError, DivergedError
 from wavedil.parameters import files
-from wavedil.training import SGD, Adam, AdamW, Trainer, schedules
+from wavedil.training import SGD, Adam, AdamW, FineTune, Trainer, schedules
 
 
 def full_disk(file, data):
@@ -131,6 +131,44 @@ def test_validation_scores_every_sample_of_each_whole_clip():
         trainer(model=model, validation=Clips([empty]))
 
 
+def test_the_rule_of_weight_decay_spares_biases_and_embeddings():
+    start, moved = Tiny().params, {}
+    for key, settings in {"none": {"weight_decay": 0}, "all": {}, "matrices": {"decays": "matrices"},
+                          "patterns": {"decays": ["*.bias", "emb*"]}}.items():  # fmt: skip
+        t = trainer(optimizer=AdamW(0.01, **{"weight_decay": 0.5} | settings))
+        t.fit(steps=1)
+        moved[key] = t.model.params
+    for rule, decayed in (("all", set(start)), ("matrices", {"voice", "head.weight"}),
+                          ("patterns", {"head.bias", "embedding"})):  # fmt: skip
+        for name in start:
+            factor = 0.005 if name in decayed else 0
+            assert np.allclose(moved[rule][name], moved["none"][name] - factor * start[name], atol=1e-8), (rule, name)
+    with pytest.raises(ConfigError, match="AdamW: decays: pattern 'haed.*' must fit a name"):
+        trainer(optimizer=AdamW(0.01, decays="haed.*"))
+
+
+def test_the_rule_of_weight_decay_multiplies_the_factors_of_a_recipe():
+    start = Tiny().params
+    rule = AdamW(0.01, weight_decay=0.5, decays="matrices")
+    recipe = FineTune(freeze="voice", decay_scale={"*": 3}, lr_scale={"embedding": 2})
+    runs = [trainer(optimizer=optimizer, finetune=recipe) for optimizer in (rule, AdamW(0.01, weight_decay=0))]
+    for t in runs:
+        t.fit(steps=1)
+    mine, plain = (t.model.params for t in runs)
+    assert np.array_equal(mine["voice"], start["voice"])
+    assert np.array_equal(mine["head.bias"], plain["head.bias"])
+    assert np.array_equal(mine["embedding"], plain["embedding"])
+    wanted = plain["head.weight"] - 0.01 * 0.5 * 3 * start["head.weight"]
+    assert np.allclose(mine["head.weight"], wanted, atol=1e-8)
+
+
+def test_a_rule_that_spares_nothing_keeps_the_bits():
+    plain, ruled = (trainer(optimizer=AdamW(0.02, decays=rule), ema=0.9) for rule in ("all", "*"))
+    for t in (plain, ruled):
+        t.fit(steps=8)
+    assert state(plain) == state(ruled)
+
+
 def test_batches_without_weights_or_keywords():
     class Bare(TinyData):
         state = None
@@ -156,7 +194,9 @@ OPTIONS = {
         "validate_every": 4,
         "patience": 50,
     },
-    "sgd": {"optimizer": SGD(0.3, momentum=0.9), "clip": None},
+    "sgd": {"optimizer": SGD(0.3, momentum=0.9, nesterov=True), "clip": None},
+    "amsgrad": {"optimizer": AdamW(0.01, amsgrad=True, weight_decay=0.1)},
+    "decay of matrices": {"optimizer": AdamW(0.01, decays="matrices", weight_decay=0.1), "ema": 0.9},
     "plain sgd": {"optimizer": SGD(0.3)},
     "adam": {"optimizer": Adam(0.01, betas=(0.8, 0.99)), "schedule": schedules.exponential(20)},
 }
@@ -580,6 +620,19 @@ def test_an_error_in_on_step_leaves_a_trainer_that_can_go_on(tmp_path):
 def test_bad_arguments(options, words):
     with pytest.raises(ConfigError, match=f"Trainer: {words}|Trainer: .*{words}"):
         trainer(**options)
+
+
+def test_numbers_of_numpy_pass_and_are_saved_as_pythons(tmp_path):
+    numbers = {"batch": 3, "window": 20, "seed": 5, "accumulate": 2, "validate_every": 2, "patience": 9, "threads": 1}
+    wide = {name: np.int64(value) for name, value in numbers.items()}
+    shares = {"clip": 0.5, "ema": 0.75, "validation": TinyData()}
+    narrow = shares | {name: np.float32(shares[name]) for name in ("clip", "ema")}
+    plain, numpys = trainer(tmp_path / "a", **numbers, **shares), trainer(tmp_path / "b", **wide, **narrow)
+    plain.fit(steps=3, minutes=10)
+    numpys.fit(steps=np.int64(3), minutes=np.int64(10))
+    assert state(plain) == state(numpys)
+    saved = [(tmp_path / name / "trainer.safetensors").read_bytes() for name in "ab"]
+    assert saved[0] == saved[1]
 
 
 @pytest.mark.parametrize("limits", [{}, {"steps": 0}, {"steps": 1.5}, {"minutes": 0}, {"minutes": math.inf}])

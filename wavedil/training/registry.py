@@ -11,7 +11,6 @@ True
 import dataclasses
 from collections.abc import Mapping
 
-from wavedil.checks import nearest
 from wavedil.errors import ConfigError
 
 
@@ -84,17 +83,18 @@ class Registry:
             raise ConfigError(f"{self._module}: expected a dict with a kind ({', '.join(self.names)}), got {about!r}")
         name = about["kind"]
         if name not in self.names:
-            near = nearest(name, self.names)
-            hint = f"did you mean {near!r}? A class of your own" if near else "a class of your own"
             raise ConfigError(
-                f"{self._module}: kind must be one of {', '.join(self.names)}, got {name!r}; {hint} must be imported "
-                f"and registered first (@{self._module}.register)"
+                f"{self._module}: kind must be one of {', '.join(self.names)}, got {name!r}; a class of your own must "
+                f"be imported and registered first (@{self._module}.register)"
             )
-        settings = {key: value for key, value in about.items() if key != "kind"}
-        for key, value in settings.items():
-            if isinstance(value, Mapping) and "kind" in value:
-                settings[key] = self.from_dict(value)
+        settings = {key: self._value(value) for key, value in about.items() if key != "kind"}
         try:
             return self._kinds[name](**settings)
         except TypeError as error:
             raise ConfigError(f"{self._module}: {name} does not take {sorted(settings)}: {error}") from error
+
+    def _value(self, value):
+        """A setting as it was before JSON, which knows neither objects nor tuples."""
+        if isinstance(value, Mapping) and "kind" in value:
+            return self.from_dict(value)
+        return tuple(value) if isinstance(value, list) else value
