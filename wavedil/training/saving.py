@@ -3,20 +3,40 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, DivergedError, DTypeError, ShapeError
 from wavedil.parameters import files
-from wavedil.parameters.store import host
+from wavedil.parameters.store import Parameters, host
 from wavedil.training import checkpoint, optimizers, schedules
-from wavedil.training.finetune import FineTune
+from wavedil.training.finetune import FineTune, Plan
 
 SETTINGS = ("batch", "window", "seed", "clip", "ema", "accumulate", "validate_every", "patience")
 
 
 class Saving:
-    """What a `Trainer` does with files; the rest of it is in `wavedil.training.trainer`."""
+    """What a `Trainer` does with files; the attributes are told in `wavedil.training.trainer`."""
+
+    model: Any
+    data: Any
+    validation: Any
+    optimizer: optimizers.Optimizer
+    schedule: schedules.Schedule
+    finetune: FineTune | None
+    folder: Path | None
+    moments: dict[str, Parameters]
+    average: Parameters | None
+    step: int
+    best: float | None
+    reproducible: bool
+    _plan: Plan | None
+    _rng: np.random.Generator
+    _writer: Callable | None
+    _stale: int
+    _saved: int | None
+    _unfinished: str | None
 
     def save_model(self, path: str | os.PathLike) -> None:
         """Write the model, with the averaged weights if there are any, to a file that `wavedil.load` reads.
@@ -80,7 +100,7 @@ class Saving:
         device: str = "cpu",
         threads: int | None = None,
         writer: Callable | None = None,
-    ) -> "Saving":
+    ) -> Self:
         """Return a trainer that goes on where one was saved, bit for bit.
 
         Parameters
@@ -108,9 +128,7 @@ class Saving:
         file = checkpoint.trainer_file(path)
         groups, about = checkpoint.read(file)
         try:
-            trainer = cls(
-                **_arguments(about, model, data, validation, schedule, patience, device, threads), writer=writer
-            )
+            trainer = cls(**_arguments(about, model, data, validation, schedule, patience, device, threads, writer))
             trainer._load(groups, about)
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{file}: damaged or from another version: {error!r}") from error
@@ -209,7 +227,7 @@ class Saving:
             )
 
 
-def _arguments(about, model, data, validation, schedule, patience, device, threads):
+def _arguments(about, model, data, validation, schedule, patience, device, threads, writer):
     """The arguments of a trainer that goes on: those in its file, and what is given in their place."""
     if model is None:
         model = _build_model(about, device, threads)
@@ -230,6 +248,7 @@ def _arguments(about, model, data, validation, schedule, patience, device, threa
         "validation": validation,
         "finetune": None if about.get("finetune") is None else FineTune.from_dict(about["finetune"]),
         "threads": threads,
+        "writer": writer,
     }
 
 
