@@ -119,6 +119,18 @@ def test_names_are_those_that_are_registered(known):
     assert schedules.registry.names == ("Constant", "Exponential", "Cosine", "Warmup", "Halves")
 
 
+def test_a_name_and_a_table_of_settings_make_an_optimizer_with_what_it_knows(known):
+    table = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2, "keep": 0.25}
+    for name, expected in (("sgd", optimizers.SGD(0.1, 0.9)), ("Adam", optimizers.Adam(0.1)),
+                           ("adamw", optimizers.AdamW(0.1, weight_decay=0.2)),
+                           ("signs", Signs(0.1, 0.25, weight_decay=0.2))):  # fmt: skip
+        assert optimizers.registry.named(name, table) == expected
+    with pytest.raises(ConfigError, match="optimizers: name must be one of 'sgd', 'adam', 'adamw', 'signs', got 'lion'"):
+        optimizers.registry.named("lion", table)
+    with pytest.raises(ConfigError, match="optimizers: SGD does not take"):
+        optimizers.registry.named("sgd", {})
+
+
 def test_what_cannot_be_registered():
     registry = Registry("things", optimizers.Optimizer)
 

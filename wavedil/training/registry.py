@@ -11,6 +11,7 @@ True
 import dataclasses
 from collections.abc import Mapping
 
+from wavedil.checks import one_of
 from wavedil.errors import ConfigError
 
 
@@ -70,6 +71,21 @@ class Registry:
             raise ConfigError(f"{self._module}.register: {kind.__name__} is the name of {known.__module__}'s already")
         self._kinds[kind.__name__] = kind
         return kind
+
+    def named(self, name: str, settings: Mapping):
+        """Return an object of the class of that name, in capital letters or not, with those settings that it has.
+
+        For tables of settings that are shared by several classes, where each takes what it knows.
+
+        Raises
+        ------
+        ConfigError
+            Unknown name, a missing setting, or an impossible value.
+        """
+        kinds = {kind.lower(): kind for kind in self.names}
+        kind = kinds[one_of(self._module, "name", str(name).lower(), kinds)]
+        has = [field.name for field in dataclasses.fields(self._kinds[kind])]
+        return self.from_dict({"kind": kind} | {key: value for key, value in settings.items() if key in has})
 
     def from_dict(self, about: Mapping):
         """Return the object that its ``to_dict()`` describes.
