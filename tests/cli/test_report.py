@@ -154,7 +154,7 @@ def test_svg_and_other_names(tmp_path):
     for draw in (report.dilations_page, report.tap_tree, report.tap_coverage, report.tap_coverage_2d):
         with pytest.raises(ConfigError, match=rf"{draw.__name__}: path must end in .png or .svg, got '.*page.pdf'"):
             draw(tmp_path / "page.pdf", [1, 2], 2)
-        with pytest.raises(ConfigError, match="dilations must be whole numbers of at least 1, got 0"):
+        with pytest.raises(ConfigError, match="each of dilations must be at least 1, got 0"):
             draw(tmp_path / "page.png", [1, 0], 2)
 
 

@@ -78,12 +78,12 @@ def test_speakers_bring_a_condition():
         ({"speakers": -2}, "speakers must be an integer of at least 0, got -2"),
         ({"codec": "mp3"}, "codec must be 'mulaw' or 'none', got 'mp3'"),
         ({"codec": None}, "codec must be 'mulaw' or 'none', got None"),
-        ({"kernel_size": 0}, "kernel_size must be whole numbers of at least 1, got 0"),
-        ({"kernel_size": "2"}, "kernel_size must be whole numbers of at least 1, got '2'"),
+        ({"kernel_size": 0}, "kernel_size must be at least 1, got 0"),
+        ({"kernel_size": "2"}, "kernel_size must be an integer, got '2'"),
         ({"dilations": []}, "dilations must name at least one block"),
-        ({"dilations": 4}, "dilations must be a list of whole numbers, got 4"),
-        ({"dilations": [1, 1.5]}, "dilations must be whole numbers of at least 1, got 1.5"),
-        ({"dilations": "12"}, "dilations must be whole numbers of at least 1, got '1'"),
+        ({"dilations": 4}, "dilations must be a list of integers, got 4"),
+        ({"dilations": [1, 1.5]}, "each of dilations must be an integer, got 1.5"),
+        ({"dilations": "12"}, "each of dilations must be an integer, got '1'"),
     ],
 )
 def test_wrong_values(change, message):

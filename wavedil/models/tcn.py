@@ -79,7 +79,7 @@ class TCNConfig:
 
     def __post_init__(self):
         put = object.__setattr__
-        put(self, "dilations", check_dilations(self.dilations, self.kernel_size))
+        put(self, "dilations", check_dilations(self.dilations, self.kernel_size, "TCNConfig"))
         for name, least in (("kernel_size", 1), ("inputs", 1), ("outputs", 1), ("classes", 0)):
             put(self, name, contract.whole("TCNConfig", name, getattr(self, name), least))
         if self.sample_rate is not None:

@@ -64,7 +64,7 @@ class WaveNetConfig:
     speakers: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "dilations", check_dilations(self.dilations, self.kernel_size))
+        object.__setattr__(self, "dilations", check_dilations(self.dilations, self.kernel_size, "WaveNetConfig"))
         for field in dataclasses.fields(self):
             if field.type is not int:
                 continue

@@ -431,7 +431,7 @@ def _check_step(where, codes, state, condition):
 
 def _check(where, params, dilations, codes, condition, extra=0, condition_channels=0, head=True):
     """The arguments that all calls share, checked; arrays C-contiguous, of the parameters only those that are used."""
-    dilations = check_dilations(dilations, 1)
+    dilations = check_dilations(dilations, 1, where)
     like = "head.1.weight" if head else "input.embedding"
     try:
         kernel, channels, both = params["blocks.0.conv.weight"].shape
