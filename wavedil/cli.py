@@ -805,7 +805,7 @@ def _write_bits(path, report):
     rows = zip(begins, report.sizes, report.bits, 1000 * report.latency, strict=True)
     lines = ["seconds,samples,bits_per_sample,latency_ms"]
     lines += [f"{begin:.6f},{size},{bits:.4f},{latency:.4f}" for begin, size, bits, latency in rows]
-    files.replace(path, ("\n".join(lines) + "\n").encode())
+    files.write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 # ---- info ----------------------------------------------------------------------------------------------------------
@@ -1175,7 +1175,7 @@ def _voice(run, speaker):
 def _write_run(run, about):
     from wavedil.parameters import files
 
-    files.replace(run / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+    files.write_bytes(run / "config.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
 def _read_run(run):

@@ -727,7 +727,7 @@ class _Metrics:
             text = path.read_bytes() if path.exists() else b""
             kept = b"".join(line for line in text.splitlines(keepends=True) if _step_of(line) <= step)
             if kept != text:
-                files.replace(path, kept)
+                files.write_bytes(path, kept)
             self._file = open(path, "a", encoding="utf-8", buffering=1)
 
     def add(self, progress):
