@@ -9,7 +9,7 @@ import soundfile
 from helpers.sounds import bad_files, tone
 
 from wavedil import audio
-from wavedil.audio import clips as clips_module
+from wavedil.audio import decoding
 from wavedil.audio.mulaw import SILENCE
 from wavedil.errors import ConfigError, DataError
 
@@ -152,8 +152,8 @@ def test_impossible_settings(folder, options):
 
 def test_impossible_batches(folder):
     data = audio.ClipFolder(folder)
-    for batch, window in ((0, 10), (2, 0)):
-        with pytest.raises(ConfigError, match=f"got {batch} and {window}"):
+    for batch, window, says in ((0, 10, "batch must be at least 1, got 0"), (2, 0, "window must be at least 1, got 0")):
+        with pytest.raises(ConfigError, match=f"ClipFolder.batch: {says}"):
             data.batch(np.random.default_rng(0), batch, window)
 
 
@@ -342,7 +342,7 @@ def test_beyond_the_limit_codes_lie_on_disk(tmp_path, folder, monkeypatch):
 
     # A second start decodes nothing that lies on disk, and finds the same.
     everything = audio.ClipFolder(folder, cache_limit=0, cache_dir=cache)
-    monkeypatch.setattr(clips_module, "_decode", no_decoding)
+    monkeypatch.setattr(decoding, "decode", no_decoding)
     again = audio.ClipFolder(folder, cache_limit=0, cache_dir=cache)
     np.testing.assert_array_equal(batches(again), batches(inside))
     assert again.audit == everything.audit
@@ -394,15 +394,15 @@ def test_full_disk_falls_back_to_memory(tmp_path, folder, monkeypatch):
     cache = tmp_path / "cache"
     expected = batches(audio.ClipFolder(folder))
     written = []
-    real = clips_module.write_whole
+    real = decoding.write_atomically
 
-    def full(place, *parts):
+    def full(place, *parts, **options):
         if len(written) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(place)
-        real(place, *parts)
+        real(place, *parts, **options)
 
-    monkeypatch.setattr(clips_module, "write_whole", full)
+    monkeypatch.setattr(decoding, "write_atomically", full)
     data = audio.ClipFolder(folder, cache_limit=12000, cache_dir=cache)
     np.testing.assert_array_equal(batches(data), expected)
     assert any("No space left on device" in line for line in data.audit.lines())

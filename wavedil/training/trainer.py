@@ -447,7 +447,8 @@ class Trainer:
         """
         if callable(getattr(validation, "validation_batches", None)):
             for arguments, amount in validation.validation_batches(self.batch, self.window):
-                yield arguments, {}, amount
+                keywords = arguments[-1] if isinstance(arguments[-1], dict) else {}
+                yield arguments[: len(arguments) - bool(keywords)], keywords, amount
             return
         clips = [clip for clip in validation.validation_clips() if len(clip[1])]
         clips.sort(key=lambda clip: len(clip[1]))
