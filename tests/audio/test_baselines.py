@@ -66,3 +66,23 @@ def test_no_samples():
         audio.baselines([], clip, 8000)
     with pytest.raises(DataError, match="validation_clips must hold samples"):
         audio.baselines(clip, named([]), 8000)
+
+
+@pytest.mark.parametrize("name", ["mulaw", "mulaw10", "linear16"])
+def test_baselines_of_other_codecs(name):
+    codec = audio.codec(name)
+    rng = np.random.default_rng(4)
+    tone = codec.encode(0.5 * np.sin(np.arange(20_000) / 20))
+    noise = rng.integers(0, codec.classes, 20_000).astype(codec.dtype)
+    bits = np.log2(codec.classes)
+    found = audio.baselines([tone], [tone], 8000, codec)
+    assert found.uniform == bits and 0 < found.order1 < found.order0 <= bits and found.flac < bits
+    found = audio.baselines([noise], [noise], 8000, name)
+    assert found.flac == pytest.approx(8 if name == "mulaw" else bits, rel=0.02)
+
+
+def test_an_unseen_pair_costs_what_the_prior_says():
+    found = audio.baselines([[130, 130]], [[7]], 8000)
+    assert found.order0 == pytest.approx(-np.log2(0.01 / (2 + 2.56))) and found.order1 == pytest.approx(
+        -np.log2(0.01 / (1 + 2.56))
+    )

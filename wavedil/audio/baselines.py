@@ -71,7 +71,7 @@ def baselines(train_clips, validation_clips, sample_rate, codec="mulaw"):
 
 
 def _codes(clip):
-    return clip[1] if isinstance(clip, tuple) else clip
+    return np.asarray(clip[1] if isinstance(clip, tuple) else clip)
 
 
 def _pairs(clips, codec):

@@ -122,7 +122,7 @@ def codec(name, where="codec") -> Codec:
     --------
     >>> found = codec("mulaw10")
     >>> found.classes, found.silence, found.encode([-2.0, 0.0, 0.1, 1.0]).tolist()
-    (1024, 512, [0, 512, 853, 1023])
+    (1024, 512, [0, 512, 854, 1023])
     >>> codec("linear16").decode([32768]).tolist()
     [0.0]
     """
