@@ -1,6 +1,7 @@
 """Files written atomically: whole or as they were, whatever happens on the way."""
 
 import errno
+import functools
 import os
 import threading
 
@@ -57,7 +58,8 @@ def test_threads_that_write_the_same_file_do_not_mix(tmp_path):
         file.write(data[1:])
 
     texts = (b"aaaa", b"bbbb")
-    threads = [threading.Thread(target=files.write_atomically, args=(path, t), kwargs={"writer": writer}) for t in texts]
+    write = functools.partial(files.write_atomically, path, writer=writer)
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
     for thread in threads:
         thread.start()
     for thread in threads:

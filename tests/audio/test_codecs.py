@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from wavedil import audio
+from wavedil.audio import decoding
 from wavedil.errors import ConfigError, DataError, DTypeError, ShapeError
 
 AUDIO = [name for name in audio.CODECS if name != "none"]
@@ -144,5 +145,20 @@ def test_a_cache_holds_the_codes_of_one_codec(folder, tmp_path):
 
 
 def test_a_limit_is_in_bytes_not_in_samples(folder, tmp_path):
-    data = audio.ClipFolder(folder, codec="mulaw10", cache_limit=24000, cache_dir=tmp_path / "cache")
-    assert (data.audit.memory_bytes, data.audit.disk_bytes) == (24000, 24000)
+    for limit, expected in ((24000, (24000, 24000)), (23999, (0, 48000))):
+        audit = audio.ClipFolder(folder, codec="mulaw10", cache_limit=limit, cache_dir=tmp_path / "cache").audit
+        assert (audit.memory_bytes, audit.disk_bytes) == expected
+
+
+@pytest.mark.parametrize("name", AUDIO)
+def test_silent_is_a_code_that_stands_for_no_sample_of_50_db_or_more(name):
+    codec = audio.codec(name)
+    near = np.arange(max(0, codec.silence - 300), min(codec.classes, codec.silence + 300))
+    codes = near.astype(codec.dtype)
+    silent = {int(i) for i, code in zip(near, codes, strict=True)
+              if decoding.measure(code[None], 8000, 1, 8000, codec).silent}  # fmt: skip
+    loud = codec.encode(np.concatenate([s * np.geomspace(10 ** (-50 / 20), 1, 5000) for s in (-1, 1)]))
+    first, last = loud[loud < codec.silence].max() + 1, loud[loud >= codec.silence].min() - 1
+    assert silent == set(range(first, last + 1)) and codec.silence in silent
+    if name == "mulaw":
+        assert (first, last) == (115, 140)
