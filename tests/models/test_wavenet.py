@@ -10,6 +10,7 @@ import pytest
 import wavedil as wd
 from wavedil.errors import CheckpointError, ConfigError, DivergedError, DTypeError, ShapeError
 from wavedil.kernels.cpu.random import uniform
+from wavedil.files import write_atomically
 from wavedil.parameters import files
 from wavedil.parameters.store import Parameters
 
@@ -666,7 +667,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         file.write(data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "_write_all", full)
+    monkeypatch.setattr(files, "write_atomically", lambda path, data, writer: write_atomically(path, data, writer=full))
     with pytest.raises(CheckpointError, match="cannot be written: No space left on device"):
         net(seed=2).save(path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
