@@ -9,8 +9,8 @@ import pytest
 
 import wavedil as wd
 from wavedil.errors import CheckpointError, ConfigError, DivergedError, DTypeError, ShapeError
-from wavedil.kernels.cpu.random import uniform
 from wavedil.files import write_atomically
+from wavedil.kernels.cpu.random import uniform
 from wavedil.parameters import files
 from wavedil.parameters.store import Parameters
 
