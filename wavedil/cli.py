@@ -150,12 +150,12 @@ def _train(console, run, wanted, steps, minutes, threads, device="cpu"):
     _model_config(wd, wanted, 0)  # what is wrong with the settings should show before the data is read
     data = _open_data(wd, wanted.data, about["speakers"] if about else ())
     validation = data.validation_clips()
-    yardsticks = _show_data(wd, console, data, validation)
+    baselines = _show_data(wd, console, data, validation)
 
     if about is None:
         trainer = _new_trainer(wd, wanted, data, validation, run, threads, device)
         about = {"settings": wanted.to_dict(), "speakers": list(data.speakers), "reproducible": True,
-                 "yardsticks": yardsticks}
+                 "baselines": baselines}
         total = wanted.train.steps
     else:
         if list(data.speakers) != about["speakers"]:
@@ -187,17 +187,17 @@ def _device(console, name):
 
 
 def _show_data(wd, console, data, validation):
-    """What is in the data; returns its yardsticks."""
-    yardsticks = None
+    """What is in the data; returns its baselines."""
+    baselines = None
     if validation:
-        yardsticks = dataclasses.asdict(wd.audio.yardsticks(data.train_clips(), validation, data.sample_rate))
+        baselines = dataclasses.asdict(wd.audio.baselines(data.train_clips(), validation, data.sample_rate))
     _say(console, "Data", style="bold")
     for line in data.audit.lines():
         _say(console, f"  {line}")
-    if yardsticks:
-        _prose(console, "yardsticks, bits/sample of the validation clips: "
-                        + ", ".join(f"{name} {value:.2f}" for name, value in _named(yardsticks).items()))
-    return yardsticks
+    if baselines:
+        _prose(console, "baselines, bits/sample of the validation clips: "
+                        + ", ".join(f"{name} {value:.2f}" for name, value in _named(baselines).items()))
+    return baselines
 
 
 def _show_model(console, trainer, data):
@@ -231,52 +231,16 @@ def _fit(console, run, t, trainer, total, minutes):
 def _open_data(wd, wanted, voices=()):
     """The clips that settings name; `voices` are the model's, for those settings that say which of them speaks."""
     data = _open_folder(wd, wanted)
-    return _OneVoice(data, voices, wanted.voice) if wanted.voice else data
+    return data.as_speaker(wanted.voice, voices) if wanted.voice else data
 
 
 def _open_folder(wd, wanted):
     if wanted.folder.startswith(f"{BUNDLED}:"):
-        from wavedil.audio.clips import BUNDLED as place
-
-        voice = wanted.folder.partition(":")[2]
-        clips = [clip for clip in wd.audio.bundled_manifest()["clips"] if clip["speaker"] == voice]
-        if not clips:
-            known = sorted({f"{BUNDLED}:{clip['speaker']}" for clip in wd.audio.bundled_manifest()["clips"]})
-            raise DataError(f"{wanted.folder}: the bundled voices are {', '.join(known)}")
-        held = [clip["path"].removeprefix(f"{voice}/") for clip in clips if clip["split"] == "validation"]
-        return wd.audio.ClipFolder(place / voice, wanted.sample_rate, validation=held)
+        return wd.audio.bundled_clips(wanted.sample_rate, speaker=wanted.folder.partition(":")[2])
     if wanted.folder:
         return wd.audio.ClipFolder(wanted.folder, wanted.sample_rate, validation=wanted.validation, seed=wanted.seed,
                                    speakers="folders" if wanted.speakers else None)
     return wd.audio.bundled_clips(sample_rate=wanted.sample_rate, speakers="folders")
-
-
-class _OneVoice:
-    """Clips that are all of one voice of a model."""
-
-    def __init__(self, data, voices, voice):
-        self.audit, self.sample_rate, self.speakers = data.audit, data.sample_rate, tuple(voices)
-        self._data, self._voice = data, voices.index(voice)
-
-    def batch(self, rng, batch, window):
-        import numpy as np
-
-        codes, weights = self._data.batch(rng, batch, window)
-        return codes, weights, {"speaker": np.full(len(codes), self._voice)}
-
-    def train_clips(self):
-        return self._marked(self._data.train_clips())
-
-    def validation_clips(self):
-        return self._marked(self._data.validation_clips())
-
-    def validation_batches(self, batch, window):
-        from wavedil.audio.clips import whole_clips
-
-        return whole_clips(self.validation_clips(), batch, window)
-
-    def _marked(self, clips):
-        return [(name, codes, self._voice) for name, codes, _ in clips]
 
 
 def _model_config(wd, wanted, voices):
@@ -325,8 +289,8 @@ def _finish(console, run, about, data, validation, trainer):
     before = about["before"]["new"] if "parent" in about else None
     if before is not None:
         held_out.insert(0, (0, before))
-    yardsticks = _named(about["yardsticks"]) if about["yardsticks"] else {}
-    report.loss_curve(run / "loss.png", train, held_out, yardsticks, title=f"{run.name}: {trainer.step} steps")
+    baselines = _named(about["baselines"]) if about["baselines"] else {}
+    report.loss_curve(run / "loss.png", train, held_out, baselines, title=f"{run.name}: {trainer.step} steps")
 
     speaker = _own_voice(about)
     generated = _generate(console, run, SAMPLE_SECONDS, SAMPLE_TEMPERATURE, 0, speaker, run / "sample.wav")
@@ -344,7 +308,7 @@ def _finish(console, run, about, data, validation, trainer):
         _compare(console, run, about, held_out, trainer)
     _say(console, "What was learned", style="bold")
     if held_out:
-        _prose(console, verdict(held_out[-1][1], about["yardsticks"]))
+        _prose(console, verdict(held_out[-1][1], about["baselines"]))
     else:
         _prose(console, f"{train[-1][1]:.2f} bits for each sample of the training clips; no clip was held out, so it "
                         "is unknown how much of that holds for other speech.")
@@ -376,9 +340,9 @@ def _finish(console, run, about, data, validation, trainer):
         _say(console, f"  {what + ':':27}{command}")
 
 
-def verdict(bits: float, yardsticks: dict) -> str:
+def verdict(bits: float, baselines: dict) -> str:
     """What a validation loss means, in a sentence for a newcomer."""
-    order0, order1 = yardsticks["order0"], yardsticks["order1"]
+    order0, order1 = baselines["order0"], baselines["order1"]
     text = f"For each sample of speech that it never heard, the model needs {bits:.2f} bits. "
     if bits >= order0:
         return text + (f"Knowing how often each value occurs, and nothing else, needs {order0:.2f}: it has not learned "
@@ -386,7 +350,7 @@ def verdict(bits: float, yardsticks: dict) -> str:
     if bits >= order1:
         return text + (f"That is less than {order0:.2f}, for knowing how often each value occurs, but not yet less "
                        f"than {order1:.2f}, for knowing the sample before; train longer.")
-    return text + (f"FLAC needs {yardsticks['flac']:.2f}, knowing nothing 8.00, knowing only the sample before "
+    return text + (f"FLAC needs {baselines['flac']:.2f}, knowing nothing 8.00, knowing only the sample before "
                    f"(order-1) {order1:.2f}: it predicts speech better than that by {order1 - bits:.2f} bits per "
                    "sample.")
 
@@ -503,7 +467,7 @@ def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resamp
     if model.config.classes != 256 or model.config.codec != "mulaw":
         raise ConfigError(f"{parent} has {model.config.classes} classes ({model.config.codec}), audio has the 256 of "
                           "mu-law: another head is made in Python, by model.with_head(classes=256)")
-    about = {"settings": None, "speakers": list(old["speakers"]), "reproducible": minutes is None, "yardsticks": None,
+    about = {"settings": None, "speakers": list(old["speakers"]), "reproducible": minutes is None, "baselines": None,
              "parent": {"run": os.path.abspath(parent), "step": model.about["step"],
                         "weights": zlib.crc32(on_host(model.params.flat)), "settings": old["settings"]},
              "eval_old": None if eval_old is None else _whole_path(eval_old)}
@@ -519,11 +483,11 @@ def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resamp
     data = _open_data(wd, wanted.data, about["speakers"])
     _check_rates(data.audit, resample)
     validation = data.validation_clips()
-    about["settings"], about["yardsticks"] = wanted.to_dict(), _show_data(wd, console, data, validation)
+    about["settings"], about["baselines"] = wanted.to_dict(), _show_data(wd, console, data, validation)
     trainer = _trainer_of(wd, wanted.train, model, data, validation, run, _recipe(wanted))
     _show_model(console, trainer, data)
     about["before"] = {"new": trainer.validate() if validation else None,
-                       "old": trainer.validate(_Clips(kept)) if kept else None}
+                       "old": trainer.validate(kept) if kept else None}
     _write_run(run, about)
     for name, bits in (("new", about["before"]["new"]), ("old", about["before"]["old"])):
         if bits is not None:
@@ -532,22 +496,10 @@ def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resamp
     _finish(console, run, about, data, validation, trainer)
 
 
-class _Clips:
-    """Clips to validate with."""
-
-    def __init__(self, clips):
-        self._clips = clips
-
-    def validation_batches(self, batch, window):
-        from wavedil.audio.clips import whole_clips
-
-        return whole_clips(self._clips, batch, window)
-
-
 def _old_clips(wd, folder, before, voices, resample):
     """Clips of the old voice: held-out ones where the model was trained on that folder or it is bundled, else all."""
     if folder is None:
-        return []
+        return None
     wanted = before.data
     if folder != wanted.folder:
         held_out = 0.0 if os.path.isabs(folder) else wanted.validation
@@ -559,8 +511,9 @@ def _old_clips(wd, folder, before, voices, resample):
     if unknown:
         raise ConfigError(f"--eval-old {folder}: folders must be voices that the model knows ({', '.join(voices)}), "
                           f"got {', '.join(unknown)}")
-    return [(name, codes, voices.index(names[speaker or 0]) if voices else None)
-            for name, codes, speaker in data.validation_clips() or data.train_clips()]
+    clips = [(name, codes, voices.index(names[speaker or 0]) if voices else None)
+             for name, codes, speaker in data.validation_clips() or data.train_clips()]
+    return wd.audio.Clips((), clips, data.sample_rate, speakers=voices)
 
 
 def _check_rates(audit, resample):
@@ -598,7 +551,7 @@ def _compare(console, run, about, held_out, trainer):
     if about["eval_old"] is not None:
         before = settings_module.from_tables(("the pretrained run", about["parent"]["settings"]))
         kept = _old_clips(wd, about["eval_old"], before, about["speakers"], resample=True)
-        after["old"] = trainer.validate(_Clips(kept))
+        after["old"] = trainer.validate(kept)
     about["after"] = after
     _write_run(run, about)
     rows = {}
@@ -803,7 +756,7 @@ def _write_bits(path, report):
     rows = zip(begins, report.sizes, report.bits, 1000 * report.latency, strict=True)
     lines = ["seconds,samples,bits_per_sample,latency_ms"]
     lines += [f"{begin:.6f},{size},{bits:.4f},{latency:.4f}" for begin, size, bits, latency in rows]
-    files.replace(path, ("\n".join(lines) + "\n").encode())
+    files.write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 # ---- info ----------------------------------------------------------------------------------------------------------
@@ -1173,7 +1126,7 @@ def _voice(run, speaker):
 def _write_run(run, about):
     from wavedil.parameters import files
 
-    files.replace(run / "config.json", (json.dumps(about, indent=2) + "\n").encode())
+    files.write_bytes(run / "config.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
 def _read_run(run):
@@ -1186,14 +1139,14 @@ def _read_run(run):
         raise CheckpointError(f"{run} is not a run folder: there is no {path}{hint}") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(about, dict) or not {"settings", "speakers", "yardsticks"} <= set(about):
-        raise CheckpointError(f"{path} is not from wavedil: settings, speakers and yardsticks expected")
+    if not isinstance(about, dict) or not {"settings", "speakers", "baselines"} <= set(about):
+        raise CheckpointError(f"{path} is not from wavedil: settings, speakers and baselines expected")
     return about
 
 
-def _named(yardsticks):
+def _named(baselines):
     names = {"uniform": "uniform", "order0": "order-0", "order1": "order-1", "flac": "FLAC"}
-    return {names[key]: value for key, value in yardsticks.items()}
+    return {names[key]: value for key, value in baselines.items()}
 
 
 def _command(*words):

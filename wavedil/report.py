@@ -17,8 +17,8 @@ from wavedil.errors import ConfigError, DataError
 INK, FAINT, BLUE, RED = "#333333", "#999999", "#2066a8", "#c8452d"
 
 
-def loss_curve(path, train, validation=(), yardsticks: Mapping[str, float] | None = None, title: str = "") -> Path:
-    """Draw training and validation loss over the steps, with yardsticks as horizontal lines, into a PNG.
+def loss_curve(path, train, validation=(), baselines: Mapping[str, float] | None = None, title: str = "") -> Path:
+    """Draw training and validation loss over the steps, with baselines as horizontal lines, into a PNG.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def loss_curve(path, train, validation=(), yardsticks: Mapping[str, float] | Non
     train, validation : sequence of (step, bits) pairs
         Loss in bits per sample. The training loss is drawn raw (faint) and smoothed (a running mean over about a
         fiftieth of the run); the validation loss as measured.
-    yardsticks : mapping of label to bits per sample, optional
+    baselines : mapping of label to bits per sample, optional
         Each becomes a labelled horizontal line.
     title : str
 
@@ -36,7 +36,7 @@ def loss_curve(path, train, validation=(), yardsticks: Mapping[str, float] | Non
     DataError
         If `train` is empty.
     """
-    train, validation, yardsticks = _pairs(train), _pairs(validation), dict(yardsticks or {})
+    train, validation, baselines = _pairs(train), _pairs(validation), dict(baselines or {})
     if not len(train):
         raise DataError("loss_curve: train must hold at least one (step, bits) pair, got none")
     figure, axes = _figure(9.0, 5.0, right=0.80)
@@ -50,12 +50,12 @@ def loss_curve(path, train, validation=(), yardsticks: Mapping[str, float] | Non
         at, held_out = validation.T
         axes.plot(at, held_out, color=RED, linewidth=1.8, marker="o", markersize=3.5)
         labels.append((held_out[-1], f"validation {held_out[-1]:.2f}", RED))
-    for name, value in yardsticks.items():
+    for name, value in baselines.items():
         axes.axhline(value, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
         labels.append((value, f"{name} {value:.2f}", INK))
 
     # Single noisy steps may be cut off; they must not flatten the curve.
-    shown = [*smooth, *np.quantile(bits, (0.01, 0.99)), *validation[:, 1], *yardsticks.values()]
+    shown = [*smooth, *np.quantile(bits, (0.01, 0.99)), *validation[:, 1], *baselines.values()]
     shown = [value for value in shown if math.isfinite(value)] or [0.0]
     low, high = min(shown), max(shown)
     margin = 0.06 * (high - low) + 0.05

@@ -132,7 +132,7 @@ def test_a_bundled_voice(base, tmp_path):
         (["--lora", 99], ["rank must be at most 16"]),
         (["--voice", "x"], ["only one voice"]),
         (["--eval-old", "nowhere"], ["nowhere", "does not exist"]),
-        (["--eval-old", "bundled:xx"], ["bundled:it, bundled:ru"]),
+        (["--eval-old", "bundled:xx"], ["speaker must be one of 'it', 'ru', got 'xx'"]),
     ],
 )
 def test_bad_options(base, place, tmp_path, words, expected):

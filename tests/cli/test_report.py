@@ -9,7 +9,7 @@ import pytest
 from wavedil import report
 from wavedil.errors import ConfigError, DataError
 
-YARDSTICKS = {"uniform": 8.0, "order-0 entropy": 7.66, "FLAC": 6.30, "order-1 entropy": 6.22}
+BASELINES = {"uniform": 8.0, "order-0 entropy": 7.66, "FLAC": 6.30, "order-1 entropy": 6.22}
 
 
 @pytest.fixture
@@ -28,23 +28,23 @@ def is_png(path):
 def test_loss_curve_shows_all_series_and_labels(tmp_path, figures):
     train = [(step, 8.0 - step / 50) for step in range(1, 101)]
     validation = [(50, 7.2), (100, 6.1)]
-    path = report.loss_curve(tmp_path / "loss.png", train, validation, YARDSTICKS, title="tiny: 100 steps")
+    path = report.loss_curve(tmp_path / "loss.png", train, validation, BASELINES, title="tiny: 100 steps")
     assert is_png(path)
     (axes,) = figures[0].axes
     raw, smooth, held_out, *horizontal = axes.lines
     assert np.array_equal(raw.get_xydata(), np.array(train))
     assert np.array_equal(held_out.get_xydata(), np.array(validation))
-    assert [line.get_ydata()[0] for line in horizontal] == list(YARDSTICKS.values())
+    assert [line.get_ydata()[0] for line in horizontal] == list(BASELINES.values())
     assert len(smooth.get_ydata()) == 100
     assert abs(smooth.get_ydata()[-1] - raw.get_ydata()[-1]) < 0.2
     assert "bits per sample" in axes.get_ylabel()
     texts = [text.get_text() for text in axes.texts]
     assert any(text.startswith("validation 6.10") for text in texts)
-    assert all(any(text.startswith(name) for text in texts) for name in YARDSTICKS)
+    assert all(any(text.startswith(name) for text in texts) for name in BASELINES)
 
 
 def test_loss_curve_keeps_close_labels_apart(tmp_path, figures):
-    report.loss_curve(tmp_path / "loss.png", [(1, 6.25), (2, 6.25)], [(2, 6.24)], YARDSTICKS)
+    report.loss_curve(tmp_path / "loss.png", [(1, 6.25), (2, 6.25)], [(2, 6.24)], BASELINES)
     (axes,) = figures[0].axes
     low, high = axes.get_ylim()
     heights = sorted(text.xy[1] for text in axes.texts)
@@ -154,7 +154,7 @@ def test_svg_and_other_names(tmp_path):
     for draw in (report.dilations_page, report.tap_tree, report.tap_coverage, report.tap_coverage_2d):
         with pytest.raises(ConfigError, match=rf"{draw.__name__}: path must end in .png or .svg, got '.*page.pdf'"):
             draw(tmp_path / "page.pdf", [1, 2], 2)
-        with pytest.raises(ConfigError, match="dilations must be whole numbers of at least 1, got 0"):
+        with pytest.raises(ConfigError, match="each of dilations must be at least 1, got 0"):
             draw(tmp_path / "page.png", [1, 0], 2)
 
 

@@ -61,7 +61,7 @@ def place(tmp_path_factory):
         model = wd.WaveNet(cli._model_config(wd, wanted, len(voices)), seed=1)
         model.params["head.1.weight"][...] *= 60
         model.save(place / name / "model.safetensors")
-        cli._write_run(place / name, {"settings": wanted.to_dict(), "speakers": voices, "yardsticks": None})
+        cli._write_run(place / name, {"settings": wanted.to_dict(), "speakers": voices, "baselines": None})
     return place
 
 

@@ -285,7 +285,7 @@ def test_bad_sources(error, message, call):
 @pytest.mark.parametrize(
     ("message", "change"),
     [
-        ("dilations must be whole numbers of at least 1, got 0", dict(dilations=[1, 0])),
+        ("each of dilations must be at least 1, got 0", dict(dilations=[1, 0])),
         ("dilations must name at least one block", dict(dilations=[])),
         ("kernel_size must be", dict(kernel_size=0)),
         ("channels must be one number, or one for each of 3 dilations, got 2", dict(channels=[4, 4])),

@@ -1324,7 +1324,7 @@ BAD = [
     (DTypeError, "condition must be float32 as head.1.weight is, got float64", dict(condition=np.ones((3, 31, 3)))),
     (ConfigError, "params must have 2 blocks, as there are dilations; got more", dict(dilations=(1, 2))),
     (ConfigError, "params must have 4 blocks, as there are dilations; no blocks.3", dict(dilations=(1, 2, 4, 8))),
-    (ConfigError, "dilations must be whole numbers of at least 1, got 0", dict(dilations=(1, 0, 4))),
+    (ConfigError, "each of dilations must be at least 1, got 0", dict(dilations=(1, 0, 4))),
     (ConfigError, "dilations must name at least one block", dict(dilations=())),
     (ConfigError, "params must have the names and ranks of a gated stack", dict(params={})),
     (ShapeError, "head.0.bias must be (9,), got (8,)", dict(params=params_with(head__0__bias=f32(8)))),

@@ -183,7 +183,7 @@ WIDE_CASE = h.case_named("tcn_stack", "wide")
         (GOOD_CASE, CONFIG, "loss must be one of", lambda a: {"loss": "hinge"}),
         (GOOD_CASE, CONFIG, "delta must be None for mse", lambda a: {"loss": "mse", "delta": 1.0}),
         (GOOD_CASE, CONFIG, r"rate must be a number in \[0, 1\)", lambda a: {"dropout": tcn_stack.Dropout(1.0)}),
-        (GOOD_CASE, CONFIG, "dilations must", lambda a: {"dilations": (1, 0, 2)}),
+        (GOOD_CASE, CONFIG, "each of dilations must", lambda a: {"dilations": (1, 0, 2)}),
         (WIDE_CASE, CONFIG, "params must have 2 blocks, .* got more", lambda a: {"dilations": (1, 2)}),
         (GOOD_CASE, CONFIG, "params must have the names", lambda a: {"dilations": (1, 2, 4, 8)}),
         (GOOD_CASE, CONFIG, "needs must name parameters, such as", lambda a: {"needs": ["blocks.0.conv.2.weight"]}),

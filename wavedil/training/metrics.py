@@ -34,7 +34,7 @@ class Metrics:
             text = self._path.read_bytes() if self._path.exists() else b""
             kept = b"".join(line for line in text.splitlines(keepends=True) if _step_of(line) <= step)
             if kept != text:
-                files.replace(self._path, kept)
+                files.write_bytes(self._path, kept)
             self._file = open(self._path, "a", encoding="utf-8", buffering=1)
 
     def add(self, progress: Progress) -> None:

@@ -59,7 +59,7 @@ def test_the_command_line(tmp_path, monkeypatch):
     run = tmp_path / "run"
     wavenet("cpu").save(run / "model.safetensors")
     wanted = settings.from_tables(("here", {"model": {**SMALL, "dilations": [2]}, "data": {"sample_rate": 8000}}))
-    cli._write_run(run, {"settings": wanted.to_dict(), "speakers": [], "yardsticks": None})
+    cli._write_run(run, {"settings": wanted.to_dict(), "speakers": [], "baselines": None})
     soundfile.write(tmp_path / "in.wav", SOUND, 8000)
     heard = {}
     for device in OF_BOTH:

@@ -225,7 +225,7 @@ def step(x, state, *, out=None):
 # ---- checks ----------------------------------------------------------------------------------------------------------
 def _check(where, params, dilations):
     """Parameters, C-contiguous, and dilations."""
-    dilations = check_dilations(dilations, 1)
+    dilations = check_dilations(dilations, 1, where)
     try:
         kernel, inputs, _ = params["blocks.0.conv.0.weight"].shape
         channels = [params[f"blocks.{i}.conv.1.weight"].shape[2] for i in range(len(dilations))]
