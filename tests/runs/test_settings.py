@@ -34,7 +34,7 @@ def test_presets_are_valid_and_count_steps(name):
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({"modle": {}}, ["my.toml", "modle", "'model'"]),
+        ({"modle": {}}, ["my.toml", "modle", "'[model]'"]),
         ({"train": {"step": 3}}, ["my.toml", "[train]", "'step'", "'steps'"]),
         ({"train": {"colour": 3}}, ["[train]", "colour", "known are", "batch"]),
         ({"train": {"steps": "many"}}, ["steps", "integer", "'many'"]),

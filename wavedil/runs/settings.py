@@ -106,7 +106,7 @@ def from_tables(*layers: tuple[str, Mapping]) -> Settings:
     for where, tables in layers:
         for name, table in tables.items():
             if name not in merged:
-                raise checks.unknown_key(f"{where}: tables", name, merged)
+                raise checks.unknown_key(where, f"[{name}]", [f"[{known}]" for known in merged])
             if not isinstance(table, Mapping):
                 raise ConfigError(f"{where}: {name} must be a table, got {table!r}")
             for key, value in table.items():

@@ -6,7 +6,7 @@ import soundfile
 from typer.testing import CliRunner
 
 import wavedil as wd
-from wavedil import cli, settings, streaming
+from wavedil import cli, runs, streaming
 from wavedil.errors import ConfigError
 
 SMALL = dict(dilations=(2,), residual_channels=2, dilation_channels=2, skip_channels=2, end_channels=1)
@@ -57,9 +57,9 @@ def wavedil(*words):
 
 def test_the_command_line(tmp_path, monkeypatch):
     run = tmp_path / "run"
+    wanted = runs.settings.from_tables(("here", {"model": {**SMALL, "dilations": [2]}, "data": {"sample_rate": 8000}}))
+    runs.Run.create(run, wanted)
     wavenet("cpu").save(run / "model.safetensors")
-    wanted = settings.from_tables(("here", {"model": {**SMALL, "dilations": [2]}, "data": {"sample_rate": 8000}}))
-    cli._write_run(run, {"settings": wanted.to_dict(), "speakers": [], "yardsticks": None})
     soundfile.write(tmp_path / "in.wav", SOUND, 8000)
     heard = {}
     for device in OF_BOTH:
