@@ -12,6 +12,7 @@ from rich.table import Table
 
 from wavedil import receptive
 from wavedil.cli import show
+from wavedil.cli.options import given
 from wavedil.errors import ConfigError
 
 Block = StrEnum("Block", {name: name for name in receptive.BLOCKS})
@@ -20,9 +21,9 @@ Block = StrEnum("Block", {name: name for name in receptive.BLOCKS})
 def dilations(
     stack: Annotated[list[int] | None, typer.Argument(
         metavar="DILATIONS", help="A stack to look at, such as 1 2 4 8.", show_default=False)] = None,
-    field: Annotated[str | None, typer.Option(
-        help="Or: the wanted receptive field, such as 300ms, 0.3s or 2400 (samples).", show_default=False)] = None,
-    rate: Annotated[int | None, typer.Option(min=1, help="Sample rate in Hz.", show_default=False)] = None,
+    field: Annotated[str | None, given(
+        "Or: the wanted receptive field, such as 300ms, 0.3s or 2400 (samples).")] = None,
+    rate: Annotated[int | None, given("Sample rate in Hz.", min=1)] = None,
     kernel: Annotated[int, typer.Option(help="Kernel size: the taps of each convolution.")] = 2,
     cycles: Annotated[int, typer.Option(min=1, help="How often the stack is repeated.")] = 1,
     blocks: Annotated[int, typer.Option(help="The most blocks that a suggestion may have.")] = 20,
@@ -30,14 +31,12 @@ def dilations(
         help="What a block is: wavenet (a gated convolution, residual and skip), tcn (two convolutions of the same "
              "dilation), conv (one).")] = Block.wavenet,
     channels: Annotated[int, typer.Option(help="Channels of the blocks, for the cost.")] = 32,
-    clip: Annotated[str | None, typer.Option(help="How long your clips are: warn of dilations that exceed it.",
-                                             show_default=False)] = None,
-    window: Annotated[str | None, typer.Option(help="How long the training windows are: warn of a field that exceeds "
-                                                    "it.", show_default=False)] = None,
-    plot: Annotated[Path | None, typer.Option(
-        help="Draw the taps and the coverage of the stack, or of the first suggestion: FILE.png or FILE.svg.",
-        show_default=False)] = None,
-) -> None:
+    clip: Annotated[str | None, given("How long your clips are: warn of dilations that exceed it.")] = None,
+    window: Annotated[str | None, given(
+        "How long the training windows are: warn of a field that exceeds it.")] = None,
+    plot: Annotated[Path | None, given(
+        "Draw the taps and the coverage of the stack, or of the first suggestion: FILE.png or FILE.svg.")] = None,
+) -> None:  # fmt: skip
     """Choose dilations: what a stack sees and where it is blind, or which stacks see a --field, and what they cost."""
     with show.errors():
         if bool(stack) == (field is not None):

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from wavedil.cli import options, show
+from wavedil.cli.options import given
 from wavedil.cli.train import finish, fit, new_folder, tell_data, tell_model
 from wavedil.errors import ConfigError
 from wavedil.runs import settings
@@ -16,35 +17,28 @@ def finetune(
     parent: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `wavedil train`: where to start from.")],
     folder: Annotated[str, typer.Argument(metavar="FOLDER",
                                           help="Folder with the new audio; or bundled:it, bundled:ru.")],
-    freeze: Annotated[list[str] | None, typer.Option(
-        help='Parameters that do not train, by name: "blocks.0-9.*". May be given several times. With "input.*" and a '
-             "lower part frozen, steps take less time.", show_default=False)] = None,
-    lr_scale: Annotated[list[str] | None, typer.Option(
-        metavar="PATTERN=FACTOR", help='Factor on the learning rate: "head.*=2". May be given several times.',
-        show_default=False)] = None,
-    lora: Annotated[int | None, typer.Option(metavar="RANK", min=1, help="Train low-rank adapters and nothing else.",
-                                             show_default=False)] = None,
-    learning_rate: Annotated[float | None, typer.Option(
-        min=0.0, help=f"\\[default: {settings.FINETUNE_RATE} of the run's own; with --lora {settings.LORA_RATE} of it]",
-        show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(
-        min=1, help=f"Training steps. \\[default: {settings.FINETUNE_STEPS}]", show_default=False)] = None,
+    freeze: Annotated[list[str] | None, given(
+        'Parameters that do not train, by name: "blocks.0-9.*". May be given several times. With "input.*" and a '
+        "lower part frozen, steps take less time.")] = None,
+    lr_scale: Annotated[list[str] | None, given(
+        'Factor on the learning rate: "head.*=2". May be given several times.', metavar="PATTERN=FACTOR")] = None,
+    lora: Annotated[int | None, given("Train low-rank adapters and nothing else.", metavar="RANK", min=1)] = None,
+    learning_rate: Annotated[float | None, given(
+        f"\\[default: {settings.FINETUNE_RATE} of the run's own; with --lora {settings.LORA_RATE} of it]",
+        min=0.0)] = None,
+    steps: Annotated[int | None, given(f"Training steps. \\[default: {settings.FINETUNE_STEPS}]", min=1)] = None,
     minutes: options.Minutes = None,
-    eval_old: Annotated[str | None, typer.Option(
-        metavar="FOLDER", help="Audio of the old voice, or bundled, bundled:it, bundled:ru: see how much of it is "
-                               "forgotten. Of the folder that RUN was trained on, the held-out clips count.",
-        show_default=False)] = None,
-    voice: Annotated[str | None, typer.Option(
-        help="Name of the new voice, if RUN has several; a name that RUN knows goes on with that voice. "
-             "\\[default: name of the folder]", show_default=False)] = None,
-    resample: Annotated[bool, typer.Option("--resample", help="Accept audio of another sample rate than the model's, "
-                                                              "and convert it.")] = False,
-    config: Annotated[Path | None, typer.Option(help="TOML file with the tables \\[train], \\[data], \\[finetune].",
-                                                show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/finetune-DATE-TIME]",
-                                             show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of batches and new values. \\[default: 0]",
-                                             show_default=False)] = None,
+    eval_old: Annotated[str | None, given(
+        "Audio of the old voice, or bundled, bundled:it, bundled:ru: see how much of it is forgotten. Of the folder "
+        "that RUN was trained on, the held-out clips count.", metavar="FOLDER")] = None,
+    voice: Annotated[str | None, given(
+        "Name of the new voice, if RUN has several; a name that RUN knows goes on with that voice. "
+        "\\[default: name of the folder]")] = None,
+    resample: Annotated[bool, typer.Option(
+        "--resample", help="Accept audio of another sample rate than the model's, and convert it.")] = False,
+    config: Annotated[Path | None, given("TOML file with the tables \\[train], \\[data], \\[finetune].")] = None,
+    out: Annotated[Path | None, given("Run folder. \\[default: runs/finetune-DATE-TIME]")] = None,
+    seed: Annotated[int | None, given("Seed of batches and new values. \\[default: 0]", min=0)] = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:  # fmt: skip

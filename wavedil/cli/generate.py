@@ -7,26 +7,25 @@ import typer
 from rich.console import Console
 
 from wavedil.cli import options, show
+from wavedil.cli.options import given
 from wavedil.runs import settings
 
 
 def generate(
     run: options.Run,
     seconds: Annotated[float, typer.Option(min=0.001, help="Length.")] = settings.SAMPLE_SECONDS,
-    temperature: Annotated[float, typer.Option(min=0.0, help="1 draws as the model believes; less is calmer, 0 takes "
-                                                             "the likeliest.")] = settings.SAMPLE_TEMPERATURE,
+    temperature: Annotated[float, typer.Option(
+        min=0.0, help="1 draws as the model believes; less is calmer, 0 takes the likeliest.",
+    )] = settings.SAMPLE_TEMPERATURE,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same sound.")] = 0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw only from so many of the likeliest values.",
-                                              show_default=False)] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw only from the likeliest values that together have this "
-                                                     "probability, above 0, up to 1.", show_default=False)] = None,
-    primer: Annotated[Path | None, typer.Option(help="Audio file to go on from; it is not part of the result.",
-                                                show_default=False)] = None,
+    top_k: Annotated[int | None, given("Draw only from so many of the likeliest values.", min=1)] = None,
+    top_p: Annotated[float | None, given(
+        "Draw only from the likeliest values that together have this probability, above 0, up to 1.")] = None,
+    primer: Annotated[Path | None, given("Audio file to go on from; it is not part of the result.")] = None,
     speaker: options.Speaker = None,
     weights: options.Storage = None,
     device: options.Device = "cpu",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="WAV or FLAC file. \\[default: RUN/generated.wav]",
-                                             show_default=False)] = None,
+    out: Annotated[Path | None, given("WAV or FLAC file. \\[default: RUN/generated.wav]", "-o", "--out")] = None,
 ) -> None:  # fmt: skip
     """Let a trained model make sound."""
     with show.errors():

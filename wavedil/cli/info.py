@@ -7,15 +7,16 @@ import typer
 from rich.console import Console
 
 from wavedil.cli import options, show
+from wavedil.cli.options import given
 from wavedil.runs import settings
 
 
 def info(
     run: Annotated[Path | None, typer.Argument(help="Run folder of `wavedil train`.", show_default=False)] = None,
-    preset: Annotated[options.PresetName | None, typer.Option(help="Show a preset.", show_default=False)] = None,
-    config: Annotated[Path | None, typer.Option(help="Show what a TOML file describes.", show_default=False)] = None,
-    measure: Annotated[bool, typer.Option(help="Take a second or two to measure how fast it will generate and "
-                                               "stream.")] = True,
+    preset: Annotated[options.PresetName | None, given("Show a preset.")] = None,
+    config: Annotated[Path | None, given("Show what a TOML file describes.")] = None,
+    measure: Annotated[bool, typer.Option(
+        help="Take a second or two to measure how fast it will generate and stream.")] = True,
     device: Annotated[str, typer.Option(help=f"Where to measure: {options.DEVICES}")] = "cpu",
 ) -> None:  # fmt: skip
     """Show a model: parameters, receptive field, layers, arithmetic, memory, and its speed on this machine."""

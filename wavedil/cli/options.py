@@ -15,18 +15,21 @@ DEVICES = "cpu, cuda, cuda:N for a certain GPU, or auto: a GPU if there is one."
 PresetName = StrEnum("PresetName", {name: name for name in settings.PRESETS})
 StorageName = StrEnum("StorageName", {name: name for name in storage.KINDS})
 
+
+def given(help: str, *names: str, **more):
+    """An option that need not be given; its help says what happens without it."""
+    return typer.Option(*names, help=help, show_default=False, **more)
+
+
 Run = Annotated[Path, typer.Argument(help="Run folder of `wavedil train`.", show_default=False)]
-Minutes = Annotated[float | None, typer.Option(
-    min=0.0, help="Stop after this time at the latest. The run then depends on the machine's speed.",
-    show_default=False)]  # fmt: skip
-Threads = Annotated[int | None, typer.Option(
-    min=1, help="CPU threads; the result does not depend on it. \\[default: all cores]",
-    show_default=False)]  # fmt: skip
+Minutes = Annotated[float | None, given(
+    "Stop after this time at the latest. The run then depends on the machine's speed.", min=0.0)]  # fmt: skip
+Threads = Annotated[int | None, given(
+    "CPU threads; the result does not depend on it. \\[default: all cores]", min=1)]  # fmt: skip
 Device = Annotated[str, typer.Option(help=DEVICES)]
-Speaker = Annotated[str | None, typer.Option(help="Voice, for a model of several.", show_default=False)]
-Storage = Annotated[StorageName | None, typer.Option(
-    help="Store the model's weights in fewer bytes, rounded: faster if they are large.",
-    show_default=False)]  # fmt: skip
+Speaker = Annotated[str | None, given("Voice, for a model of several.")]
+Storage = Annotated[StorageName | None, given(
+    "Store the model's weights in fewer bytes, rounded: faster if they are large.")]  # fmt: skip
 
 
 def audio_file(path: Path) -> Path:

@@ -8,29 +8,24 @@ import typer
 from rich.console import Console
 
 from wavedil.cli import options, show
+from wavedil.cli.options import given
 from wavedil.runs import settings
 
 
 def stream(
     run: options.Run,
-    source: Annotated[Path | None, typer.Option("-i", "--in", help="Audio file to listen to.",
-                                                show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="WAV or FLAC file for what comes out.",
-                                             show_default=False)] = None,
+    source: Annotated[Path | None, given("Audio file to listen to.", "-i", "--in")] = None,
+    out: Annotated[Path | None, given("WAV or FLAC file for what comes out.", "-o", "--out")] = None,
     block: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 64,
     speaker: options.Speaker = None,
-    bits: Annotated[Path | None, typer.Option(help="CSV file for the bits/sample and the latency of every block.",
-                                              show_default=False)] = None,
-    live: Annotated[bool, typer.Option("--live", help="Play it (needs sounddevice). Without --in the model "
-                                                      "speaks.")] = False,
+    bits: Annotated[Path | None, given("CSV file for the bits/sample and the latency of every block.")] = None,
+    live: Annotated[bool, typer.Option(
+        "--live", help="Play it (needs sounddevice). Without --in the model speaks.")] = False,
     device: options.Device = "cpu",
-    seconds: Annotated[float | None, typer.Option(min=0.001, help="Length, without --in. \\[default: until Ctrl-C]",
-                                                  show_default=False)] = None,
-    temperature: Annotated[float | None, typer.Option(
-        min=0.0, help=f"As of generate, without --in. \\[default: {settings.SAMPLE_TEMPERATURE}]",
-        show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="As of generate, without --in. \\[default: 0]",
-                                             show_default=False)] = None,
+    seconds: Annotated[float | None, given("Length, without --in. \\[default: until Ctrl-C]", min=0.001)] = None,
+    temperature: Annotated[float | None, given(
+        f"As of generate, without --in. \\[default: {settings.SAMPLE_TEMPERATURE}]", min=0.0)] = None,
+    seed: Annotated[int | None, given("As of generate, without --in. \\[default: 0]", min=0)] = None,
     weights: options.Storage = None,
 ) -> None:  # fmt: skip
     """Run a trained model online, block by block, and see whether it keeps up with real time.

@@ -8,25 +8,22 @@ import typer
 from rich.console import Console
 
 from wavedil.cli import options, show
+from wavedil.cli.options import given
 from wavedil.runs import settings
 
 
 def train(
-    folder: Annotated[Path | None, typer.Argument(help="Folder with audio (searched through all its subfolders). "
-                                                       "Without it: the speech that comes with wavedil; bundled:it "
-                                                       "and bundled:ru are one voice of it.",
-                                                  show_default=False)] = None,
-    preset: Annotated[options.PresetName | None, typer.Option(
-        help=f"tiny: seconds; small: minutes; base: hours. \\[default: {settings.DEFAULT_PRESET}]",
-        show_default=False)] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with the tables \\[model], \\[train], \\[data]; "
-                                                     "overrides the preset.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)] = None,
+    folder: Annotated[Path | None, typer.Argument(
+        help="Folder with audio (searched through all its subfolders). Without it: the speech that comes with wavedil; "
+             "bundled:it and bundled:ru are one voice of it.", show_default=False)] = None,
+    preset: Annotated[options.PresetName | None, given(
+        f"tiny: seconds; small: minutes; base: hours. \\[default: {settings.DEFAULT_PRESET}]")] = None,
+    config: Annotated[Path | None, given(
+        "TOML file with the tables \\[model], \\[train], \\[data]; overrides the preset.")] = None,
+    steps: Annotated[int | None, given("Training steps.", min=1)] = None,
     minutes: options.Minutes = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/PRESET-DATE-TIME]",
-                                             show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights and batches. \\[default: 0]",
-                                             show_default=False)] = None,
+    out: Annotated[Path | None, given("Run folder. \\[default: runs/PRESET-DATE-TIME]")] = None,
+    seed: Annotated[int | None, given("Seed of weights and batches. \\[default: 0]", min=0)] = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
