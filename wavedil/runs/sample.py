@@ -68,7 +68,8 @@ def illustrate(training: Training, progress=None) -> None:
     report.loss_curve(run.path / "loss.png", *run.losses(), named(run.yardsticks), title=title)
 
     speaker = run.speaker()
-    made = generate(model(run, training.trainer.model.device), seed=0, speaker=speaker, progress=progress)
+    trained = model(run, training.trainer.model.device)
+    made = generate(trained, SAMPLE_SECONDS, seed=0, speaker=speaker, progress=progress)
     audio.write_audio(run.path / "sample.wav", made, rate)
     voice = f", voice {run.speakers[speaker]}" if speaker is not None else ""
     name, codes = _like(training.clips, speaker, SAMPLE_SECONDS * rate)
