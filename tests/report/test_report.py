@@ -5,9 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from wavedil import report
+from wavedil import receptive, report
 from wavedil.errors import ConfigError, DataError
+from wavedil.report._figure import RED
 
 BASELINES = {"uniform": 8.0, "order-0 entropy": 7.66, "FLAC": 6.30, "order-1 entropy": 6.22}
 
@@ -16,8 +18,8 @@ BASELINES = {"uniform": 8.0, "order-0 entropy": 7.66, "FLAC": 6.30, "order-1 ent
 def figures(monkeypatch):
     """The figures that a call draws, as they are just before they are saved."""
     drawn = []
-    save = report._save
-    monkeypatch.setattr(report, "_save", lambda figure, *rest: (drawn.append(figure), save(figure, *rest))[1])
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k))[1])
     return drawn
 
 
@@ -101,7 +103,7 @@ def test_tree_has_a_line_for_each_tap_and_a_circle_for_each_hole(tmp_path, figur
     # From the output, level 2, down to the input, level 0; time is negative: -4 is four samples ago.
     assert lines == {((0, 2), (0, 1)), ((0, 2), (-4, 1)),
                      ((0, 1), (0, 0)), ((0, 1), (-2, 0)), ((-4, 1), (-4, 0)), ((-4, 1), (-6, 0))}
-    (holes,) = [line for line in axes.lines if line.get_markeredgecolor() == report.RED]
+    (holes,) = [line for line in axes.lines if line.get_markeredgecolor() == RED]
     assert sorted(holes.get_xdata()) == [-5, -3, -1] and set(holes.get_ydata()) == {0}
     assert [text.get_text() for text in axes.get_yticklabels()] == ["input", "dilation 4", "dilation 2"]
     assert axes.get_title(loc="left") == "dilations 2-4, kernel 2: 7 samples, 3 holes"
@@ -113,7 +115,7 @@ def test_tree_has_a_line_for_each_tap_and_a_circle_for_each_hole(tmp_path, figur
 def test_coverage_shows_every_count(tmp_path, figures, dilations, kernel_size):
     report.tap_coverage(tmp_path / "coverage.png", dilations, kernel_size)
     (axes,) = figures[0].axes
-    counts = report.receptive.multiplicity(dilations, kernel_size)
+    counts = receptive.multiplicity(dilations, kernel_size)
     if axes.patches:
         assert [bar.get_height() for bar in axes.patches] == counts.tolist()
         assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == pytest.approx(-np.arange(len(counts)))
@@ -126,7 +128,7 @@ def test_2d_coverage_is_an_image_around_the_middle(tmp_path, figures):
     report.tap_coverage_2d(tmp_path / "square.png", [(1, 2), (2, 4)], 3)
     (image,) = figures[0].axes[0].images
     assert image.get_extent() == [-6.5, 6.5, 3.5, -3.5]
-    counts = report.receptive.multiplicity_2d([(1, 2), (2, 4)], 3)
+    counts = receptive.multiplicity_2d([(1, 2), (2, 4)], 3)
     assert np.array_equal(image.get_array().filled(0), counts)
     assert "never seen (46%)" in figures[0].axes[1].get_ylabel()  # 6 of 13 columns
     report.tap_coverage_2d(tmp_path / "large.png", [(100, 1)], 3)
