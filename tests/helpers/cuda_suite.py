@@ -24,7 +24,7 @@ __all__ = [
     "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_pull", "test_single_ops_equal_the_reference",
     "test_streams_and_draws", "test_the_same_bits_twice", "test_updates_equal_the_reference",
 ]  # fmt: skip
-FAMILIES = [f for f in h.families("parity") if f not in ops.NOT_YET_ON_CUDA]
+FAMILIES = h.families("parity")
 OPS = [(f, c) for f in FAMILIES for c in h.cases(f).CASES]
 by_dtype = pytest.mark.parametrize("dtype", h.DTYPES)
 

@@ -520,7 +520,7 @@ class _Stream:
         """The pooled trunk of all codes so far; overwritten by the next call."""
         codes = np.asarray(codes)
         if weights is not None:  # before the trunk moves on
-            pooling.check_weights("ClipClassifier.stream", weights, codes.shape)
+            contract.row_weights("ClipClassifier.stream", weights, codes.shape, zero=True)
         x = gated_stack.step_features(codes, self._trunk)
         _relu(x)
         return pooling.step(

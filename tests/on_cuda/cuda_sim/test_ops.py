@@ -33,7 +33,7 @@ SMALL = {
     "separable": ("one-sample", "time-below-dilation"),
     "attention": ("one-sample", "window-2"),
 }  # fmt: skip
-CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() if f not in ops.NOT_YET_ON_CUDA for name in names]
+CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() for name in names]
 DTYPES = ("float32", "float64")
 
 
@@ -79,7 +79,7 @@ def test_update(name):
     assert norm == pytest.approx(np.linalg.norm(gradients[0]), rel=1e-14)
 
 
-@pytest.mark.parametrize("family", [f for f in SMALL if f not in ops.NOT_YET_ON_CUDA])
+@pytest.mark.parametrize("family", list(SMALL))
 def test_into_accumulates_and_needs_skips(family):
     op, case = h.module(family), h.case_named(family, SMALL[family][1])
     _, saved, dy, grads = device.check_parity(family, case, "float32")

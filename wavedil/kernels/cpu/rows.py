@@ -6,7 +6,7 @@ from numba.extending import intrinsic
 
 from wavedil.kernels.cpu.emit import Emitter, fields
 from wavedil.kernels.cpu.jit import inner
-from wavedil.kernels.cpu.panels import beyond, down, right, type_of, width_of
+from wavedil.kernels.cpu.panels import beyond, down, right, type_of, width_of, zero_rows
 from wavedil.kernels.cpu.vector import emit_exp_negative
 
 
@@ -152,12 +152,16 @@ def add_to_table(source, table, code, panels, table_rows):
 def cross_entropy_rows(logits, rows, panels, codes, weights, scale, with_gradient):
     """Sum of weight * nats of the rows' codes; the logits are replaced by their gradient if asked for.
 
-    dlogits = weight * scale * (softmax(logits) - one_hot(code)). Otherwise the logits are used up.
+    dlogits = weight * scale * (softmax(logits) - one_hot(code)). Otherwise the logits are used up. Rows of weight 0
+    count nothing, even if they hold NaN.
     """
     w = width_of(logits.data)
     total = 0.0
     for r in range(rows):
         row = down(logits, r)
+        if weights[r] == 0:
+            zero_rows(row, 1, panels)
+            continue
         target = (codes[r] // w) * row.panel + codes[r] % w
         top = row_max(row, panels)
         score = row.data[target]

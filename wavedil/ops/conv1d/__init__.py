@@ -172,10 +172,8 @@ def init_state(batch, w, *, dilation=1, groups=1):
     State
     """
     where = "conv1d.init_state"
-    batch, dilation, groups = (
-        contract.whole(where, name, value)
-        for name, value in (("batch", batch), ("dilation", dilation), ("groups", groups))
-    )
+    batch, groups = contract.whole(where, "batch", batch), contract.whole(where, "groups", groups)
+    (dilation,) = contract.per_axis(where, "dilation", dilation, 1)
     w = contract.floats(where, "w", w, ("K", "C // groups", "N"))
     history = (batch, (w.shape[0] - 1) * dilation, w.shape[1] * groups)
     return State(contract.zeros(history, w.dtype, w), np.zeros(1, np.int64))
@@ -206,6 +204,7 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
     where = "conv1d.step"
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     history = (x.shape[0], (w.shape[0] - 1) * dilation, x.shape[2])
+    contract.same_batch(where, x, state.history)
     contract.target(where, "state.history", state.history, history, x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
     kernels = contract.backend(where, backend, x, w=w, b=b)
@@ -217,7 +216,8 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
 
 
 def _check(where, x, w, b, dilation, groups):
-    dilation, groups = contract.whole(where, "dilation", dilation), contract.whole(where, "groups", groups)
+    (dilation,), groups = contract.per_axis(where, "dilation", dilation, 1), contract.whole(where, "groups", groups)
+    x, w, b = contract.alike(x, w, b)
     w = contract.floats(where, "w", w, ("K", "C // groups", "N"))
     if w.shape[2] % groups:
         raise ShapeError(f"{where}: w must have output channels divisible by groups = {groups}, got {w.shape}")

@@ -229,6 +229,7 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
     where = "conv2d.step"
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     spans = _spans(w, dilation)
+    contract.same_batch(where, x, state.history)
     contract.target(where, "state.history", state.history, (x.shape[0], spans[0], *x.shape[2:]), x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
     kernels = contract.backend(where, backend, x, w=w, b=b)
@@ -242,6 +243,7 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
 
 def _check(where, x, w, b, dilation, groups):
     dilation, groups = contract.per_axis(where, "dilation", dilation, 2), contract.whole(where, "groups", groups)
+    x, w, b = contract.alike(x, w, b)
     w = contract.floats(where, "w", w, ("kh", "kw", "C // groups", "N"))
     if w.shape[3] % groups:
         raise ShapeError(f"{where}: w must have output channels divisible by groups = {groups}, got {w.shape}")

@@ -56,7 +56,9 @@ def _forward(dtype, threads, kind):
                     found = d
                 else:
                     found = half * d * d if d <= delta else delta * (d - half * delta)
-                own += float64(weights[uint64(i // channels)]) * float64(found)
+                weight = weights[uint64(i // channels)]
+                if weight != zero:  # else the row may hold NaN
+                    own += float64(weight) * float64(found)
             held[thread] = own
             cuda.syncthreads()
             if thread == 0:
@@ -96,7 +98,8 @@ def _backward(dtype, threads, kind):
                     slope = delta
                 elif d < -delta:
                     slope = -delta
-            dx[uint64(i)] = scale * weights[uint64(i // channels)] * slope
+            weight = weights[uint64(i // channels)]
+            dx[uint64(i)] = scale * weight * slope if weight != zero else zero
 
     signature = (array,) * 4 + (real, real, int64, int64)
     return Kernel(f"loss_back.{kind}.{dtype}", kernel, signature, threads)

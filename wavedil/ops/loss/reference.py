@@ -26,7 +26,7 @@ SLOPES = {
 
 def forward(loss, x, targets, weights, kind, delta, *, workspace, threads):
     """loss =."""
-    losses = LOSSES[kind](x, targets, x.dtype.type(delta))
+    losses = np.where(weights[..., None] == 0, 0, LOSSES[kind](x, targets, x.dtype.type(delta)))
     loss[0] = (weights[..., None] * losses).sum(dtype=np.float64)
 
 
@@ -34,4 +34,5 @@ def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =."""
     x, targets, weights, kind, delta = saved
     if grads.x is not None:
-        grads.x[...] = dy * weights[..., None] * SLOPES[kind](x, targets, x.dtype.type(delta))
+        slopes = np.where(weights[..., None] == 0, 0, SLOPES[kind](x, targets, x.dtype.type(delta)))
+        grads.x[...] = dy * weights[..., None] * slopes

@@ -132,6 +132,7 @@ def forward(
     threads = contract.threads(where, threads)
     if kind not in KINDS:
         raise ConfigError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    x, scale, shift = contract.alike(x, scale, shift)
     x = contract.floats(where, "x", x, None)
     if len(x.shape) < 2 or 0 in x.shape:
         raise ShapeError(f"{where}: x must be (..., C) with at least one row and channel, got {x.shape}")

@@ -292,7 +292,7 @@ def number_rows(logits, rows, outputs, loss, targets, weights, with_gradient):
     """Sum of weight * loss of the rows' numbers; the predictions are replaced by their gradient if asked for."""
     w = width_of(logits.data)
     total, one = 0.0, weights.dtype.type(1)
-    half = weights.dtype.type(0.5)
+    half, zero = weights.dtype.type(0.5), weights.dtype.type(0)
     for r in range(rows):
         for c in range(outputs):
             place = (c // w) * logits.panel + r * logits.row + c % w
@@ -310,6 +310,8 @@ def number_rows(logits, rows, outputs, loss, targets, weights, with_gradient):
                 inside = abs(d) <= delta
                 value = half * d * d if inside else delta * (abs(d) - half * delta)
                 slope = d if inside else (delta if d > 0 else (-delta if d < 0 else d))
+            if weights[r] == 0:  # then the numbers may be NaN
+                value, slope = zero, zero
             total += np.float64(weights[r]) * np.float64(value)
             if with_gradient:
                 logits.data[place] = weights[r] * slope
