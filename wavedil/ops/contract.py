@@ -111,7 +111,8 @@ def alike(*values):
     """
     if not any(isinstance(v, list | tuple) for v in values):
         return list(values)
-    others = [v if is_device_array(v) else np.asarray(v) for v in values if not isinstance(v, list | tuple) and v is not None]
+    others = (v for v in values if v is not None and not isinstance(v, list | tuple))
+    others = [v if is_device_array(v) else np.asarray(v) for v in others]
     dtype = next((np.dtype(v.dtype) for v in others if np.dtype(v.dtype).kind == "f"), np.float32)
     return [_numbers(v, dtype) if isinstance(v, list | tuple) else v for v in values]
 

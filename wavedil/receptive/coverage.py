@@ -12,6 +12,7 @@ import numpy as np
 
 from wavedil.errors import ConfigError
 
+FIELD = 1 << 31  # rows that a model may reach back over
 LAGS = 1 << 22  # what is counted lag by lag ends here: 4 minutes at 16 kHz
 
 
@@ -22,8 +23,20 @@ def check_dilations(dilations, kernel_size) -> tuple[int, ...]:
     Raises
     ------
     ConfigError
-        If there is none, or one of them or the kernel size is not a whole number of at least 1.
+        If there is none, one of them or the kernel size is not a whole number of at least 1, or a model of them would
+        reach back over more than 2^31 rows.
     """
+    result = _checked(dilations, kernel_size)
+    field = 1 + (int(kernel_size) - 1) * sum(result)
+    if max(field, *result) > FIELD:
+        raise ConfigError(
+            f"dilations must reach back over at most {FIELD} rows, got {max(field, *result)} with a kernel size of "
+            f"{kernel_size}"
+        )
+    return result
+
+
+def _checked(dilations, kernel_size):
     result = _listed(dilations)
     for name, value in [("kernel_size", kernel_size), *(("dilations", d) for d in result)]:
         _whole(name, value)
@@ -34,9 +47,9 @@ def layers(where, dilations, kernel_size) -> tuple[tuple[int, ...], tuple[int, .
     """Dilations and kernel sizes, one of each a layer; ``kernel_size`` is one for all or a sequence."""
     try:
         if isinstance(kernel_size, str) or not np.iterable(kernel_size):
-            dilations = check_dilations(dilations, kernel_size)
+            dilations = _checked(dilations, kernel_size)
             return dilations, (int(kernel_size),) * len(dilations)
-        dilations, sizes = check_dilations(dilations, 1), tuple(kernel_size)
+        dilations, sizes = _checked(dilations, 1), tuple(kernel_size)
         for size in sizes:
             _whole("kernel_size", size)
     except ConfigError as error:

@@ -84,7 +84,12 @@ def _functions(kind, real):
 
     @cuda.jit(device=True)
     def sigmoid(x):
-        return half + half * math.tanh(half * x)
+        z = math.exp(-abs(x))
+        return (one if x >= zero else z) / (one + z)
+
+    @cuda.jit(device=True)
+    def tanh_slope(x):  # without the difference 1 - tanh(x)^2
+        return two * two * sigmoid(two * x) * sigmoid(-two * x)
 
     @cuda.jit(device=True)
     def f(x, v, a, alpha):
@@ -130,11 +135,11 @@ def _functions(kind, real):
         if kind == "softplus":
             return sigmoid(x)
         if kind == "tanh":
-            return one - math.tanh(x) * math.tanh(x)
+            return tanh_slope(x)
         if kind == "sigmoid":
-            return sigmoid(x) * (one - sigmoid(x))
+            return sigmoid(x) * sigmoid(-x)
         if kind == "gated_tanh":
-            return (one - math.tanh(x) * math.tanh(x)) * sigmoid(v)
+            return tanh_slope(x) * sigmoid(v)
         if kind == "glu":
             return sigmoid(v)
         s, c = sine_and_cosine(a * x)
@@ -142,10 +147,8 @@ def _functions(kind, real):
 
     @cuda.jit(device=True)
     def by_v(x, v):
-        s = sigmoid(v)
-        if kind == "gated_tanh":
-            return math.tanh(x) * s * (one - s)
-        return x * s * (one - s)
+        slope = sigmoid(v) * sigmoid(-v)
+        return math.tanh(x) * slope if kind == "gated_tanh" else x * slope
 
     @cuda.jit(device=True)
     def by_a(x, a):

@@ -15,6 +15,7 @@ from numba import cuda, int64, uint64
 from wavedil.kernels.cuda import products as cuda_tiles
 from wavedil.kernels.cuda import rows as cuda_rows
 from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
+from wavedil.kernels.cuda.gather import sum_kernel
 from wavedil.kernels.cuda.rows import blocks_for
 from wavedil.kernels.cuda.storage import reals
 
@@ -33,7 +34,7 @@ def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +="""
-    x, w, _, dilation, padding, groups = saved
+    x, w, _, dilation, padding, groups, *_ = saved
     left, taps = padding[0], w.shape[0]
     make = scratch(workspace, dy.engine)
     if grads.x is not None:
@@ -162,5 +163,5 @@ def kernels(dtype):
         cuda_tiles.column_product(dtype),
         cuda_tiles.sum_slabs(dtype),
         *(make(dtype, threads_or(128)) for make in grouped),
-        *cuda_rows.kernels(dtype),
+        *cuda_rows.kernels(dtype), sum_kernel(dtype),
     )

@@ -17,6 +17,7 @@ from numba import cuda, int64, uint64
 from wavedil.kernels.cuda import products as cuda_tiles
 from wavedil.kernels.cuda import rows as cuda_rows
 from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
+from wavedil.kernels.cuda.gather import sum_kernel
 from wavedil.kernels.cuda.rows import blocks_for
 from wavedil.kernels.cuda.storage import reals
 
@@ -37,7 +38,7 @@ def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +="""
-    x, w, _, dilation, padding, groups = saved
+    x, w, _, dilation, padding, groups, *_ = saved
     make, (kh, kw, inputs, _) = scratch(workspace, dy.engine), w.shape
     (above, _), (left, _) = padding
     outputs = w.shape[3] // groups
@@ -180,5 +181,5 @@ def kernels(dtype):
     dtype, threads = np.dtype(dtype), threads_or(256)
     return (
         *(make(dtype, threads) for make in (_see, _pick, _add_columns)), cuda_tiles.row_product(dtype),
-        cuda_tiles.column_product(dtype), cuda_tiles.sum_slabs(dtype), *cuda_rows.kernels(dtype),
+        cuda_tiles.column_product(dtype), cuda_tiles.sum_slabs(dtype), *cuda_rows.kernels(dtype), sum_kernel(dtype),
     )  # fmt: skip

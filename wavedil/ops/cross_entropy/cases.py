@@ -6,7 +6,8 @@ from wavedil.ops.contract import Case
 
 SUITES = ("parity", "gradients")
 
-# name: batch, time, channels, classes, bias, weights, scale of the logits, dtype of the targets, label smoothing, ignored target
+# name: batch, time, channels, classes, bias, weights, scale of the logits, dtype of the targets, and where there are
+# any, label smoothing and the ignored target
 _SIZES = {
     "one-sample": (1, 1, 1, 2, True, None, 1.0, np.uint8),
     "one-class": (1, 3, 3, 1, True, None, 1.0, np.uint8),
