@@ -106,15 +106,16 @@ def fits(shape, expected):
 def alike(*values):
     """The values, lists among them as arrays of the dtype of the first one that is an array of floats.
 
-    Numbers in a list have no precision of their own: they take that of the arrays beside them, or else float32. What
-    is None or an array of any library stays what it is. For the arguments of a door whose dtypes must agree.
+    Numbers in a list have no precision of their own: they take that of the arrays beside them, or else float32. Other
+    libraries' arrays on the host become NumPy's. For the arguments of a door whose dtypes must agree.
     """
-    if not any(isinstance(v, list | tuple) for v in values):
-        return list(values)
-    others = (v for v in values if v is not None and not isinstance(v, list | tuple))
-    others = [v if is_device_array(v) else np.asarray(v) for v in others]
-    dtype = next((np.dtype(v.dtype) for v in others if np.dtype(v.dtype).kind == "f"), np.float32)
-    return [_numbers(v, dtype) if isinstance(v, list | tuple) else v for v in values]
+    values = [np.asarray(v) if hasattr(v, "__array__") and not isinstance(v, np.ndarray) and not is_device_array(v)
+              else v for v in values]  # fmt: skip
+    if any(isinstance(v, list | tuple) for v in values):
+        dtypes = (np.dtype(v.dtype) for v in values if hasattr(v, "dtype"))
+        dtype = next((d for d in dtypes if d.kind == "f"), np.float32)
+        values = [_numbers(v, dtype) if isinstance(v, list | tuple) else v for v in values]
+    return values
 
 
 def floats(where, name, value, shape, dtype=None, *, like="x"):
@@ -269,12 +270,11 @@ def zeros(shape, dtype, like=None):
 def float_type(where, value):
     """A state's dtype, float32 or float64."""
     try:
-        dtype = np.dtype(value)
+        if np.dtype(value) in FLOATS:
+            return np.dtype(value)
     except TypeError:
-        dtype = None
-    if dtype not in FLOATS:
-        raise ConfigError(f"{where}: dtype must be float32 or float64, got {value!r}")
-    return dtype
+        pass
+    raise ConfigError(f"{where}: dtype must be float32 or float64, got {value!r}")
 
 
 def same_batch(where, x, state):

@@ -18,18 +18,18 @@ from wavedil.ops import contract
 
 SMALL = {
     "conv1d": ("one-sample", "time-below-dilation", "pad-right-only", "valid-one-row", "pads-wider-than-taps",
-               "groups-2", "depthwise-1"),
+               "groups-2", "depthwise-1", "stride-beyond", "reflect"),
     "gated_block": ("one-sample", "time-below-dilation", "local-one-sample"),
     "embedding": ("one-sample", "short", "speakers"),
-    "cross_entropy": ("one-sample", "one-class", "short"),
+    "cross_entropy": ("one-sample", "one-class", "short", "ignored"),
     "activation": ("one-sample", "short", "gated-tanh-narrow", "leaky-default"),
     "loss": ("one-sample", "short", "huber-default"),
-    "norm": ("one-channel", "short", "rms-one-channel", "weight-plain", "batch-fixed"),
+    "norm": ("one-channel", "short", "rms-one-channel", "weight-plain", "batch-fixed", "group-plain"),
     "dropout": ("one-sample", "short"),
     "upsample": ("one-sample", "kernel-beyond-the-end"),
     "pooling": ("one-sample", "one-row"),
     "window_pooling": ("one-sample", "short", "max-overlap"),
-    "conv2d": ("one-pixel", "image-below-dilation"),
+    "conv2d": ("one-pixel", "image-below-dilation", "stride-1-3-reflect"),
     "separable": ("one-sample", "time-below-dilation"),
     "attention": ("one-sample", "window-2"),
 }  # fmt: skip
