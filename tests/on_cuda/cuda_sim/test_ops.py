@@ -116,6 +116,34 @@ def test_targets_and_weights_of_the_host():
         ops.cross_entropy.forward(**arrays | {"targets": device.to_device(targets)})
 
 
+def test_rows_of_weight_0_may_hold_nan():
+    weights = np.array([[1.0, 0.0, 2.0]])
+    x, targets = np.array([[[1.0, 2.0], [np.nan, np.inf], [0.5, 0.25]]]), np.array([[[0.5, 1.0], [np.nan, 0], [0, 1]]])
+    for kind in ops.loss.KINDS:
+        expected, saved = ops.loss.forward(x, targets, weights, kind=kind, backend="reference")
+        got, on_device = ops.loss.forward(device.to_device(x), device.to_device(targets), weights, kind=kind)
+        assert got == pytest.approx(expected, rel=1e-12)
+        h.assert_close(
+            device.to_host(ops.loss.backward(1.0, on_device)), ops.loss.backward(1.0, saved, backend="reference"), 1e-12
+        )
+    w, codes = np.array([[1.0, 2.0, 3.0], [3.0, 1.0, 0.0]]), np.array([[0, 1, 2]])
+    for smoothing in (0.0, 0.2):
+        given = dict(weights=weights, label_smoothing=smoothing)
+        expected, saved = ops.cross_entropy.forward(x, w, None, codes, **given, backend="reference")
+        got, on_device = ops.cross_entropy.forward(*device.to_device({"x": x, "w": w}).values(), None, codes, **given)
+        assert got == pytest.approx(expected, rel=1e-12)
+        gradients = ops.cross_entropy.backward(1.0, saved, backend="reference")
+        h.assert_close(device.to_host(ops.cross_entropy.backward(1.0, on_device)), gradients, 1e-12)
+
+
+def test_a_pooled_deviation_of_large_numbers_is_not_lost():
+    x = (1e6 + np.random.default_rng(0).standard_normal((1, 6, 2))).astype(np.float32)
+    expected = np.sqrt(x.astype(np.float64).var(axis=1) + ops.pooling.EPSILON)
+    with mock.patch("wavedil.ops.pooling.cuda.SLAB", 3):
+        y, _ = ops.pooling.forward(cuda_device.array(x), kind="statistics")
+    np.testing.assert_allclose(y.to_host()[:, 2:], expected, rtol=1e-5)
+
+
 def test_simulated():
     assert cuda_device.SIMULATED
 

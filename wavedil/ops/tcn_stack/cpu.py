@@ -59,9 +59,9 @@ from wavedil.ops.tcn_stack.cpu_kernels import (
     Net,
     X,
     predict_items,
-    stream_rows,
     train_items,
 )
+from wavedil.ops.tcn_stack.cpu_stream_kernels import stream_rows
 
 GROUPS = 16  # tasks: as many partial gradients
 KINDS = {"cross_entropy": CROSS_ENTROPY, "binary": BINARY, "mse": MSE, "mae": MAE, "huber": HUBER}
