@@ -12,14 +12,14 @@ from collections import defaultdict
 
 import numpy as np
 
-from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda.engine import HostEngine, use_engine
 from wavedil.ops import gated_stack, update
 
 PEAK, BANDWIDTH = 67e12, 3.35e12  # of an H100 SXM: float32 FLOP/s without tensor cores, bytes/s of its memory
 DILATIONS, BATCH, WINDOW, CLASSES = tuple(2**i for i in range(10)) * 2, 4, 4096, 256
 
 
-class Notes(cuda_device.HostEngine):
+class Notes(HostEngine):
     """Notes the launches; its arrays are never touched."""
 
     def __init__(self):
@@ -74,7 +74,7 @@ def step(channels, condition=0, half=False):
         skip_channels=channels, end_channels=channels, classes=CLASSES, condition_channels=condition,
     )  # fmt: skip
     notes = Notes()
-    with cuda_device.use(notes):
+    with use_engine(notes):
         params = {name: notes.empty(shape, "float32") for name, shape in shapes.items()}
         codes = np.zeros((BATCH, WINDOW + 1), np.int64)
         gated_stack.loss_and_grads(params, codes, dilations=DILATIONS, half_activations=half)

@@ -12,7 +12,8 @@ from benchmarks import problem as problems
 from benchmarks.generate import check
 from benchmarks.harness import say
 from benchmarks.problem import Problem
-from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda.engine import unavailable
+from wavedil.kernels.cuda.launch import SIMULATED
 
 CHANNELS, BATCHES, GREEDY = (32, 64, 128), (1, 32, 256), 100
 OURS, CPU, PEER = "wavedil", "wavedil on the CPU", "benchmarks.peers.wavedil_generate"
@@ -103,7 +104,7 @@ def name():
     """The GPU in one line."""
     from numba import cuda
 
-    if cuda_device.SIMULATED:
+    if SIMULATED:
         return "numba's simulator"
     gpu, (major, minor) = cuda.get_current_device(), cuda.runtime.get_version()
     chip = ".".join(map(str, gpu.compute_capability))
@@ -113,7 +114,7 @@ def name():
 
 def run(settings, device="cuda", trained=None, generated=None, greedy=GREEDY):
     """Measure; other problems and another device only for tests."""
-    if reason := cuda_device.unavailable():
+    if reason := unavailable():
         raise SystemExit(f"no GPU to run on: {reason}")
     channels = CHANNELS[:2] if settings.quick else CHANNELS
     trained = trained or [Problem(c, window=1024 if settings.quick else 4096) for c in channels]

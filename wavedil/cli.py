@@ -181,7 +181,7 @@ def _train(console, run, wanted, steps, minutes, threads, device="cpu"):
 
 def _device(console, name):
     """The device of that name; says so where "auto" means the CPU."""
-    from wavedil.parameters import devices
+    from wavedil.ops import devices
 
     return devices.resolve(name, lambda text: _prose(console, text))
 
@@ -499,7 +499,7 @@ def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resamp
     import zlib
 
     import wavedil as wd
-    from wavedil.parameters.store import host
+    from wavedil.ops.contract import on_host
 
     options["device"] = _device(console, options["device"])
     model = wd.load(parent / "model.safetensors", recompute=wanted.train.recompute,
@@ -509,7 +509,7 @@ def _finetune(console, run, parent, old, before, wanted, voice, eval_old, resamp
                           "mu-law: another head is made in Python, by model.with_head(classes=256)")
     about = {"settings": None, "speakers": list(old["speakers"]), "reproducible": minutes is None, "yardsticks": None,
              "parent": {"run": os.path.abspath(parent), "step": model.about["step"],
-                        "weights": zlib.crc32(host(model.params.flat)), "settings": old["settings"]},
+                        "weights": zlib.crc32(on_host(model.params.flat)), "settings": old["settings"]},
              "eval_old": None if eval_old is None else _whole_path(eval_old)}
     kept = _old_clips(wd, about["eval_old"], before, old["speakers"], resample)
     if about["speakers"]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import wavedil as wd
 from wavedil import cli, streaming
-from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda.engine import unavailable
 
 RATE = 8000
 SETTINGS = """
@@ -195,7 +195,7 @@ def test_stream_used_wrongly(place):
     fails("stream", run, "--live", "--bits", "b.csv", says="file of --in", code=2)
 
 
-@pytest.mark.skipif(cuda_device.unavailable() is None, reason="there is a GPU")
+@pytest.mark.skipif(unavailable() is None, reason="there is a GPU")
 def test_a_device_that_is_not_there(place):
     stream = ["stream", place / "run", "-i", place / "in.wav"]
     for command in (stream, ["info", place / "run"]):

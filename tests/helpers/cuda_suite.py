@@ -12,8 +12,8 @@ from cuda_sim import test_training as training
 from helpers import device
 from helpers import ops as h
 from wavedil import ops
-from wavedil.kernels.cuda import device as cuda_device
-from wavedil.kernels.cuda import rows as cuda_rows
+from wavedil.kernels.cuda import elementwise
+from wavedil.kernels.cuda.engine import engine_for
 
 __all__ = [
     "test_a_clip_classifier_equals_the_cpus", "test_a_running_pool_equals_the_reference",
@@ -128,7 +128,7 @@ def test_alignment_changes_no_bit(on_device, channels, dtype):
     for off in (0, 1):
         arrays = []
         for array in (x, w, b, dy):
-            held = cuda_device.engine().empty(array.size + off, dtype).part(off, array.size + off)
+            held = engine_for().empty(array.size + off, dtype).part(off, array.size + off)
             held.set(array.reshape(-1).astype(dtype))
             assert held.aligned == (off == 0)
             arrays.append(held.reshape(*array.shape))
@@ -166,7 +166,7 @@ def test_arrays_are_scaled_in_place(on_device, dtype):
 def test_pull(on_device, dtype):
     a, b = (np.random.default_rng(seed).standard_normal(700).astype(dtype) for seed in (0, 1))
     moved = device.to_device(a)
-    cuda_rows.pull(moved, device.to_device(b), 0.1)
+    elementwise.pull(moved, device.to_device(b), 0.1)
     h.assert_close(moved.to_host(), a + 0.1 * (b - a), 1e-6 if dtype == "float32" else 1e-14)
 
 

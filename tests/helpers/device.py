@@ -3,14 +3,15 @@
 import numpy as np
 
 from helpers import ops as h
-from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda.array import Array
+from wavedil.kernels.cuda.engine import device_array
 
 
 def to_device(value):
     """The arrays in a value, on the device."""
     if isinstance(value, np.ndarray):
         wide = value.astype(np.int64) if value.dtype.kind in "iu" else value
-        return cuda_device.array(wide)
+        return device_array(wide)
     if isinstance(value, dict):
         return {name: to_device(item) for name, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -20,7 +21,7 @@ def to_device(value):
 
 def to_host(value):
     """The arrays in a value, copied back."""
-    if isinstance(value, cuda_device.Array):
+    if isinstance(value, Array):
         return value.to_host()
     if isinstance(value, dict):
         return {name: to_host(item) for name, item in value.items()}
@@ -65,11 +66,11 @@ def check_running_pool(case, dtype, sizes):
     """Pooled rows of a stream that comes in pieces of these sizes, after each, against the reference's forward."""
     op, (arrays, settings) = h.module("pooling"), h.cases("pooling").inputs(case, dtype)
     x, weights = arrays.pop("x"), arrays.pop("weights", None)
-    state, end, moved = op.init_state(len(x), x.shape[2], cuda_device.array(x)), 0, to_device(arrays)
+    state, end, moved = op.init_state(len(x), x.shape[2], device_array(x)), 0, to_device(arrays)
     for n in sizes:
         begin, end = end, end + n
         part, upto = (None if weights is None else weights[:, b:end] for b in (begin, 0))
-        y = op.step(cuda_device.array(x[:, begin:end]), state, **moved, **settings, weights=part)
+        y = op.step(device_array(x[:, begin:end]), state, **moved, **settings, weights=part)
         expected, _ = op.forward(
             **h.to_float64(arrays | {"x": x[:, :end]}), **settings, weights=upto, backend="reference"
         )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wavedil import ops
-from wavedil.kernels.cuda.device import Kernel
+from wavedil.kernels.cuda.launch import Kernel
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -549,13 +549,13 @@ def python(code, *, package=None, timeout=300, **environment):
 def package(tmp_path):
     """A copy of the package's kernels, with one kernel that calls another one in another file."""
     source, copy = Path(wavedil.__file__).parent, tmp_path / "wavedil"
-    for folder in ("kernels", "ops"):
+    for folder in ("kernels", "kernels/cpu", "ops"):
         (copy / folder).mkdir(parents=True)
         for path in (source / folder).glob("*.py"):
             shutil.copy(path, copy / folder)
     for name in ("__init__.py", "errors.py"):
         shutil.copy(source / name, copy)
-    (copy / "kernels" / "inner.py").write_text(INNER.format(1))
+    (copy / "kernels" / "cpu" / "inner.py").write_text(INNER.format(1))
     (copy / "ops" / "family").mkdir()
     (copy / "ops" / "family" / "__init__.py").write_text("")
     (copy / "ops" / "family" / "near.py").write_text(NEAR.format(100))
@@ -566,7 +566,7 @@ def package(tmp_path):
 INNER = "from wavedil.kernels.cpu.jit import jit\n\n\n@jit\ndef inner(x):\n    return x + {}\n"
 NEAR = "from wavedil.kernels.cpu.jit import jit\n\n\n@jit\ndef near(x):\n    return x + {}\n"
 OUTER = """
-from wavedil.kernels.inner import inner
+from wavedil.kernels.cpu.inner import inner
 from wavedil.kernels.cpu.jit import jit
 from wavedil.ops.family.near import near
 
@@ -587,12 +587,13 @@ def test_an_edit_to_a_called_kernel_in_another_file_is_seen(package, tmp_path):
 
     assert use() == (121, 0)
     assert use() == (121, 1)  # from the cache
-    (package / "kernels" / "inner.py").write_text(INNER.format(5))
+    (package / "kernels" / "cpu" / "inner.py").write_text(INNER.format(5))
     assert use() == (125, 0)  # not the stale 121
     (package / "ops" / "family" / "near.py").write_text(NEAR.format(300))
     assert use() == (325, 0)
-    (package / "kernels" / "emit.py").write_text((package / "kernels" / "emit.py").read_text() + "\n# a comment\n")
-    assert use() == (325, 0)  # any file of kernels/ counts
+    for file in (package / "kernels" / "cpu" / "emit.py", package / "kernels" / "pool.py"):
+        file.write_text(file.read_text() + "\n# a comment\n")
+        assert use() == (325, 0)  # any file of kernels/ and kernels/cpu/ counts
 
 
 USE_EXP = """

@@ -286,7 +286,7 @@ def test_another_sample_rate_is_an_error(tones):
 @pytest.mark.parametrize(
     ("error", "message", "args"),
     [
-        (DataError, "loss: labels must be the model's, got 'mayb'; near: maybe", (codes(), ["yes", "mayb"] * 2)),
+        (DataError, "loss: labels must be the model's, such as 'maybe', got 'mayb'", (codes(), ["yes", "mayb"] * 2)),
         (ShapeError, r"loss: labels must be \(4,\), got \(1,\)", (codes(), ["yes"])),
         (ShapeError, r"loss: labels must lie in \[0, 3\), got 3", (codes(), np.array([0, 1, 2, 3]))),
         (DTypeError, "loss: labels must be texts or integers, got float64", (codes(), np.zeros(4))),
@@ -311,8 +311,9 @@ def test_bad_configs_needs_and_states():
         ("trunk must be a WaveNet or a config, got int", lambda: wd.ClipClassifier(3, LABELS)),
         ("attention_channels must be at least 1", lambda: wd.ClipClassifier(TRUNK, LABELS, attention_channels=0)),
         ("pooling must be left out", lambda: wd.ClipClassifier(classifier().config, pooling="average")),
-        ("expected trunk, labels", lambda: wd.ClipClassifierConfig.from_dict({"trunk": {}})),
-        ("needs must hold names of parameters, got .'no'.", lambda: classifier().loss_and_grads(codes(), TARGETS,
+        ("ClipClassifierConfig: labels must be given", lambda: wd.ClipClassifierConfig.from_dict({"trunk": {}})),
+        ("unknown key 'poling'; did you mean 'pooling'", lambda: wd.ClipClassifierConfig(TRUNK, LABELS, poling="max")),
+        ("needs must name parameters, such as .*, got 'no'", lambda: classifier().loss_and_grads(codes(), TARGETS,
                                                                                                needs=["no"])),
         ("into must have an array for", lambda: classifier().loss_and_grads(codes(), TARGETS, into={})),
         ("state must come from init_stream of this model", lambda: classifier().stream(

@@ -306,6 +306,10 @@ def test_bad_configs(message, change):
 def test_bad_arguments():
     with pytest.raises(errors.ConfigError, match="did you mean 'dilations'"):
         wd.TCNConfig.from_dict({"dilation": [1]})
+    with pytest.raises(errors.ConfigError, match="TCNConfig: unknown key 'chanels'; did you mean 'channels'"):
+        wd.TCNConfig([1], chanels=3)
+    with pytest.raises(errors.ConfigError, match="TCNConfig: dilations must be given"):
+        wd.TCNConfig(channels=3)
     with pytest.raises(errors.ConfigError, match="config must be a TCNConfig, got dict"):
         wd.TCN({})
     with pytest.raises(errors.ConfigError, match="device must be 'cpu'"):

@@ -11,9 +11,10 @@ REASON = gpu_here.reason()
 if REASON:
     pytest.skip(REASON, allow_module_level=True)
 
-from wavedil.kernels.cuda import device as cuda_device  # noqa: E402
+from wavedil.kernels.cuda.engine import device_array, engine_for, unavailable  # noqa: E402
+from wavedil.kernels.cuda.launch import SIMULATED  # noqa: E402
 
-if REASON := cuda_device.unavailable() or ("the simulator is on" if cuda_device.SIMULATED else None):
+if REASON := unavailable() or ("the simulator is on" if SIMULATED else None):
     pytest.skip(REASON, allow_module_level=True)
 
 from helpers.cuda_suite import *  # noqa: E402, F403
@@ -23,12 +24,12 @@ from ptx import compiler  # noqa: E402
 @pytest.fixture
 def on_device():
     """The GPU itself."""
-    assert cuda_device.engine().name == "cuda:0"
+    assert engine_for().name == "cuda:0"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_kernel_compiles_here(dtype):
-    engine = cuda_device.engine()
+    engine = engine_for()
     for kernel in compiler.all_kernels(dtype).values():
         compiled = engine.cuda.jit(kernel.signature)(kernel.function)
         assert max(compiled.get_local_mem_per_thread().values()) == 0, f"{kernel.name} spills"
@@ -38,9 +39,9 @@ def test_every_kernel_compiles_here(dtype):
 def test_arrays_of_torch_are_taken_without_a_copy():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     x = torch.arange(6, dtype=torch.float32, device="cuda").reshape(2, 3)
-    ours = cuda_device.array(x)
+    ours = device_array(x)
     assert ours.__cuda_array_interface__["data"][0] == x.data_ptr()
-    ours += cuda_device.array(np.ones((2, 3), "f4"))
+    ours += device_array(np.ones((2, 3), "f4"))
     torch.cuda.synchronize()
     assert x.cpu().tolist() == [[1, 2, 3], [4, 5, 6]]
     assert torch.as_tensor(ours, device="cuda").data_ptr() == x.data_ptr()

@@ -26,8 +26,8 @@ from helpers import cuda_suite, device  # noqa: E402
 from helpers.cuda_suite import *  # noqa: E402, F403
 from ptx.engine import Interpreter  # noqa: E402
 
-from wavedil.kernels.cuda import device as cuda_device  # noqa: E402
-from wavedil.kernels.cuda import products as cuda_tiles  # noqa: E402
+from wavedil.kernels.cuda import products  # noqa: E402
+from wavedil.kernels.cuda.engine import use_engine  # noqa: E402
 
 KERNELS = {dtype: compiler.all_kernels(dtype) for dtype in compiler.DTYPES}
 EXECUTED = compiler.TARGETS[-1]
@@ -58,7 +58,7 @@ def on_device(request):
     dtype = getattr(request.node, "callspec", None) and request.node.callspec.params.get("dtype")
     if dtype and dtype not in compiler.DTYPES:
         pytest.skip(f"{dtype} is not in WAVEDIL_PTX_DTYPES")
-    with cuda_device.use(INTERPRETER):
+    with use_engine(INTERPRETER):
         yield
 
 
@@ -68,12 +68,12 @@ def test_a_tiled_product_is_mostly_arithmetic():
     spent = []
     for off in (0, 1):
         engine = Interpreter(EXECUTED)
-        with cuda_device.use(engine):
+        with use_engine(engine):
             x, w, y = (
                 engine.zeros(rows * 64 + off, "float32").part(off, rows * 64 + off).reshape(1, rows, 64)
                 for rows in (256, 64, 256)
             )
-            cuda_tiles.rows(y, x, w)
+            products.rows(y, x, w)
         (work,) = engine.launched.values()
         spent.append(work["instructions"] / (work["flops"] / 2))
     assert spent[0] < min(1.8, spent[1])

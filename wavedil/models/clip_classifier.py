@@ -11,102 +11,21 @@ samples of a clip count, not what pads it, and pooling has a running form: a str
 that of the whole clip.
 """
 
-import copy
 import dataclasses
-import difflib
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, DataError, DTypeError, ShapeError
-from wavedil.kernels.pool import check_threads
-from wavedil.kernels.workspace import Workspace
-from wavedil.models.stored import Stored
+from wavedil.models.base import Model
+from wavedil.models.clip_config import ClipClassifierConfig, parameter_shapes
+from wavedil.models.clip_stream import ClipStream, scores, softmax
 from wavedil.models.wavenet import WaveNet, WaveNetConfig
-from wavedil.ops import contract, cross_entropy, gated_stack, pooling
-from wavedil.parameters import devices
-from wavedil.parameters.store import Parameters, host
+from wavedil.ops import contract, cross_entropy, gated_stack, inplace, pooling
+from wavedil.ops.contract import on_host
 
 _ROWS = 8192  # of all streams together, when whole clips run through as streams
-
-
-@dataclass(frozen=True)
-class ClipClassifierConfig:
-    """Sizes of a clip classifier.
-
-    Attributes
-    ----------
-    trunk : WaveNetConfig
-        Without condition and speakers. Its head is not used.
-    labels : tuple of str
-        Names of the classes. Any sequence is accepted.
-    pooling : {"average", "statistics", "attentive"}
-        See `wavedil.ops.pooling`.
-    attention_channels : int
-        Of the hidden layer of the attention.
-
-    Raises
-    ------
-    ConfigError
-        If a value has the wrong type or is out of range.
-    """
-
-    trunk: WaveNetConfig
-    labels: tuple[str, ...]
-    pooling: str = "statistics"
-    attention_channels: int = 32
-
-    def __post_init__(self):
-        where = "ClipClassifierConfig"
-        if not isinstance(self.trunk, WaveNetConfig):
-            raise ConfigError(f"{where}: trunk must be a WaveNetConfig, got {type(self.trunk).__name__}")
-        if self.trunk.condition_channels:
-            raise ConfigError(
-                f"{where}: trunk must have no condition, got condition_channels={self.trunk.condition_channels}"
-            )
-        labels = self.labels
-        good = not isinstance(labels, str) and hasattr(labels, "__iter__")
-        labels = tuple(labels) if good else ()
-        if len(labels) < 2 or len(set(labels)) != len(labels) or not all(isinstance(t, str) and t for t in labels):
-            raise ConfigError(f"{where}: labels must be at least 2 different texts, got {self.labels!r}")
-        object.__setattr__(self, "labels", tuple(str(text) for text in labels))
-        if self.pooling not in pooling.KINDS:
-            kinds = ", ".join(map(repr, pooling.KINDS))
-            raise ConfigError(f"{where}: pooling must be one of {kinds}, got {self.pooling!r}")
-        channels = contract.whole(where, "attention_channels", self.attention_channels)
-        object.__setattr__(self, "attention_channels", channels)
-
-    @property
-    def sample_rate(self):
-        """Hz of the audio that the codes stand for."""
-        return self.trunk.sample_rate
-
-    @property
-    def receptive_field(self):
-        """Samples that a row of the trunk depends on."""
-        return self.trunk.receptive_field
-
-    def to_dict(self):
-        """The values as plain JSON types."""
-        return {
-            "trunk": self.trunk.to_dict(), "labels": list(self.labels), "pooling": self.pooling,
-            "attention_channels": self.attention_channels,
-        }  # fmt: skip
-
-    @classmethod
-    def from_dict(cls, values):
-        """The opposite of `to_dict`.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or missing, or a value is not right.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        if not hasattr(values, "keys") or not {"trunk", "labels"} <= set(values) <= set(known):
-            raise ConfigError(f"ClipClassifierConfig: expected trunk, labels and maybe {', '.join(known[2:])}")
-        return cls(**dict(values) | {"trunk": WaveNetConfig.from_dict(values["trunk"])})
 
 
 class Evaluation(NamedTuple):
@@ -118,7 +37,7 @@ class Evaluation(NamedTuple):
     predicted: np.ndarray  # a label for each clip
 
 
-class ClipClassifier(Stored):
+class ClipClassifier(Model):
     """A network that names what a whole clip is.
 
     Parameters
@@ -179,14 +98,12 @@ class ClipClassifier(Stored):
             config = ClipClassifierConfig(sizes, **given)
         if device is None:
             device = model.device if model else "cpu"
-        self.config, self.device, self.recompute = config, devices.resolve(device), bool(recompute)
-        self.half_activations = bool(half_activations)
-        self.threads = check_threads(threads)
-        seed = contract.whole("ClipClassifier", "seed", seed, 0)
-        self.params = Parameters(_shapes(config), dtype or (model.dtype if model else "float32"), self.device)
+        seed = checks.whole("ClipClassifier", "seed", seed, 0)
+        dtype = dtype or (model.dtype if model else "float32")
+        self._set_up(config, parameter_shapes(config), dtype, device, threads)
+        self.recompute, self.half_activations = bool(recompute), bool(half_activations)
         width = len(self.params["head.weight"])
         self.buffers = {"pooled.center": np.zeros(width, self.dtype), "pooled.scale": np.ones(width, self.dtype)}
-        self._workspace = Workspace()
         _initialize(self.params, config, model, seed)
 
     def __repr__(self):
@@ -197,16 +114,6 @@ class ClipClassifier(Stored):
     def labels(self):
         """Names of the classes, in the order of the scores."""
         return self.config.labels
-
-    @property
-    def receptive_field(self):
-        """Samples that a row of the trunk depends on."""
-        return self.config.receptive_field
-
-    @property
-    def dtype(self):
-        """Of the parameters and activations."""
-        return self.params.dtype
 
     @property
     def trunk_names(self):
@@ -258,17 +165,17 @@ class ClipClassifier(Stored):
         grads : Parameters
             ``into`` if given, else fresh ones with the names that are needed.
         """
-        where = "ClipClassifier.loss_and_grads"
         codes, mask = self._clips("loss_and_grads", codes, lengths)
         targets = self._targets("loss_and_grads", labels, len(codes))
-        needs, grads = self._grads(where, into, needs)
+        needs = set(self._needs("loss_and_grads", needs))
+        grads = self._grads("loss_and_grads", into, needs)
         trunk = [name for name in self.trunk_names if name in needs]
         x, saved_trunk = gated_stack.forward(
-            self.params, codes, dilations=self.config.trunk.dilations, recompute=self.recompute, needs=trunk,
+            self.params, codes, network=self.config.trunk.network.without_head(), recompute=self.recompute, needs=trunk,
             half_activations=self.half_activations and self.device != "cpu",
             workspace=self._workspace, threads=self.threads,
         )  # fmt: skip
-        _relu(x)
+        inplace.relu(x)
         attention = {name: full for name, full in self._attention().items() if full in needs}
         pooled, saved_pooling = pooling.forward(
             x, **self._attention_arrays(), kind=self.config.pooling, weights=mask, workspace=self._workspace,
@@ -289,7 +196,7 @@ class ClipClassifier(Stored):
             )  # fmt: skip
             _add(grads, d, attention)
         if trunk:
-            _relu_back(d.x, x)
+            inplace.relu_backward(d.x, x)
             gated_stack.backward(d.x, saved_trunk, into=grads, threads=self.threads)
         return loss, grads
 
@@ -309,7 +216,8 @@ class ClipClassifier(Stored):
         ClipClassifier
             The model itself.
         """
-        pooled = [host(self._pooled(*self._clips("calibrate", np.asarray(codes)[None], None))) for _, codes, _ in clips]
+        rows = (self._clips("calibrate", np.asarray(codes)[None], None) for _, codes, _ in clips)
+        pooled = [on_host(self._pooled(*row)) for row in rows]
         if not pooled:
             raise DataError("ClipClassifier.calibrate: clips must hold at least one, got none")
         pooled = np.concatenate(pooled).astype(np.float64)
@@ -330,7 +238,7 @@ class ClipClassifier(Stored):
         """
         if isinstance(codes, np.ndarray):
             pooled = self._pooled(*self._clips("predict_proba", codes, lengths))
-            return _softmax(_scores(pooled, {name: host(value) for name, value in self._above().items()}))
+            return softmax(scores(pooled, {name: on_host(value) for name, value in self._above().items()}))
         clips = [contract.integers("ClipClassifier.predict_proba", "codes", np.asarray(c), ("T",)) for c in codes]
         if not clips or lengths is not None:
             raise ShapeError("ClipClassifier.predict_proba: codes must be an array (with lengths), or some clips")
@@ -379,7 +287,7 @@ class ClipClassifier(Stored):
         The parameters are kept as they are now. It is the caller's: it can be copied (``copy()``) and reset
         (``reset()``).
         """
-        return _Stream(self, contract.whole("ClipClassifier.init_stream", "batch", batch))
+        return ClipStream(self, checks.whole("ClipClassifier.init_stream", "batch", batch))
 
     def stream(self, codes, state, weights=None):
         """Probabilities (B, labels) given all codes so far, these included.
@@ -395,7 +303,7 @@ class ClipClassifier(Stored):
         """
         if getattr(state, "made_for", None) != (self.config, self.dtype):
             raise ConfigError("ClipClassifier.stream: state must come from init_stream of this model")
-        return _softmax(_scores(state.take_in(codes, weights), state.above))
+        return softmax(scores(state.take_in(codes, weights), state.above))
 
     # parts ------------------------------------------------------------------------------------------------------------
     def _above(self):
@@ -430,15 +338,8 @@ class ClipClassifier(Stored):
             contract.placed(self._workspace, name, self.buffers[name], pooled)
             for name in ("pooled.center", "pooled.scale")
         )
-        if self.device == "cpu":
-            return (pooled - center) * scale if centred else pooled * scale
-        from wavedil.ops.norm import cuda as norm
-
         out = contract.empty(self._workspace, ("normal", centred), pooled.shape, self.dtype, pooled)
-        norm.forward(
-            out, center if centred else None, scale, None, pooled, None, None, "batch", 0.0, True,
-            workspace=self._workspace, threads=None,
-        )  # fmt: skip
+        inplace.affine(out, pooled, center if centred else None, scale)
         return out
 
     def _clips(self, where, codes, lengths):
@@ -466,78 +367,13 @@ class ClipClassifier(Stored):
         numbers = {text: i for i, text in enumerate(self.labels)}
         for text in labels:
             if text not in numbers:
-                near = difflib.get_close_matches(str(text), self.labels, 3, 0.5) or self.labels[:5]
-                raise DataError(f"{where}: labels must be the model's, got {str(text)!r}; near: {', '.join(near)}")
+                near = checks.nearest(text, self.labels, 0)
+                raise DataError(f"{where}: labels must be the model's, such as {near!r}, got {str(text)!r}")
         return np.array([numbers[text] for text in labels])
-
-    def _grads(self, where, into, needs):
-        """Names of the gradients that are needed, and Parameters to add them to."""
-        unknown = sorted(set(needs or ()) - set(self.params))
-        if isinstance(needs, str) or unknown:
-            raise ConfigError(f"{where}: needs must hold names of parameters, got {unknown or needs!r}")
-        needs = set(self.params if needs is None else needs)
-        if into is None:
-            shapes = {name: shape for name, shape in self.params.shapes.items() if name in needs}
-            return needs, Parameters(shapes, self.dtype, self.device) if shapes else {}
-        for name in needs:
-            if name not in into:
-                raise ConfigError(f"{where}: into must have an array for {name}, got none")
-            like = self.params[name]
-            contract.target(where, f"into[{name!r}]", into[name], like.shape, self.dtype, like)
-        return needs, into
 
 
 _ATTENTION = {"w": "pooling.weight", "b": "pooling.bias", "v": "pooling.score"}
 _HEAD = {"w": "head.weight", "b": "head.bias"}
-
-
-class _Stream:
-    """Streams through a classifier, and its parameters as they were when this was made."""
-
-    def __init__(self, model, batch):
-        self.made_for, self.batch = (model.config, model.dtype), batch
-        self.above = {name: host(array).copy() for name, array in model._above().items()}
-        self._kind = model.config.pooling
-        self._attention = {name: array.copy() for name, array in model._attention_arrays().items()}
-        skips, classes = model.config.trunk.skip_channels, model.config.trunk.classes
-        # The trunk's streams can have logits as well; these are never computed.
-        shapes = {"head.0.weight": (skips, 1), "head.0.bias": (1,), "head.1.weight": (1, classes),
-                  "head.1.bias": (classes,)}  # fmt: skip
-        like = model.params["input.embedding"]
-        head = {name: contract.zeros(shape, model.dtype, like) for name, shape in shapes.items()}
-        self._trunk = gated_stack.init_state(
-            {**model.params, **head}, batch, dilations=model.config.trunk.dilations, threads=model.threads
-        )
-        self._workspace = Workspace()
-        self._pooled = pooling.init_state(batch, skips, like)
-
-    @property
-    def time(self):
-        """Codes heard so far."""
-        return self._trunk.time
-
-    def take_in(self, codes, weights):
-        """The pooled trunk of all codes so far; overwritten by the next call."""
-        codes = np.asarray(codes)
-        if weights is not None:  # before the trunk moves on
-            contract.row_weights("ClipClassifier.stream", weights, codes.shape, zero=True)
-        x = gated_stack.step_features(codes, self._trunk)
-        _relu(x)
-        return pooling.step(
-            x, self._pooled, **self._attention, kind=self._kind, weights=weights, workspace=self._workspace
-        )
-
-    def reset(self):
-        """Forget the past."""
-        self._trunk.reset()
-        self._pooled = pooling.init_state(*self._pooled.mean.shape, self._pooled.mean)
-
-    def copy(self):
-        """A second state that goes on from here; it shares the parameters."""
-        other = copy.copy(self)
-        other._trunk, other._workspace = self._trunk.copy(), Workspace()
-        other._pooled = pooling.State(*(array.copy() for array in self._pooled))
-        return other
 
 
 def _add(grads, new, names):
@@ -546,64 +382,16 @@ def _add(grads, new, names):
         target += getattr(new, name)
 
 
-def _relu(x):
-    """x = relu(x)"""
-    if contract.is_device_array(x):
-        from wavedil.ops.activation import cuda as activation
-
-        activation.forward(x, x, None, "relu", 0.0, workspace=None, threads=None)
-    else:
-        np.maximum(x, 0, out=x)
-
-
-def _relu_back(dx, x):
-    """dx = the gradient of what was in x before its `_relu`, from that of what is in it now"""
-    if contract.is_device_array(x):
-        from wavedil.ops import activation
-        from wavedil.ops.activation import cuda
-
-        saved, grads = activation.Saved(x, None, "relu", 0.0), activation.Grads(dx, None)
-        cuda.backward(grads, dx, saved, workspace=None, threads=None)
-    else:
-        np.multiply(dx, x > 0, out=dx)
-
-
-def _scores(pooled, above):
-    """What the head says of pooled clips, on the host."""
-    normal = (host(pooled) - above["pooled.center"]) * above["pooled.scale"]
-    return normal @ above["head.weight"] + above["head.bias"]
-
-
-def _softmax(scores):
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def _shapes(config):
-    t = config.trunk
-    shapes = gated_stack.parameter_shapes(
-        dilations=t.dilations, kernel_size=t.kernel_size, residual_channels=t.residual_channels,
-        dilation_channels=t.dilation_channels, skip_channels=t.skip_channels, end_channels=t.end_channels,
-        classes=t.classes,
-    )  # fmt: skip
-    shapes = {name: shape for name, shape in shapes.items() if not name.startswith("head.")}
-    if config.pooling == "attentive":
-        hidden = config.attention_channels
-        shapes |= {"pooling.weight": (t.skip_channels, hidden), "pooling.bias": (hidden,), "pooling.score": (hidden,)}
-    width = pooling.width(t.skip_channels, config.pooling)
-    return shapes | {"head.weight": (width, len(config.labels)), "head.bias": (len(config.labels),)}
-
-
 def _initialize(params, config, model, seed):
     """The trunk's values, or initial ones; attention that is even at first; a head whose loss is about ln(labels)."""
     if model is None:
         model = WaveNet(config.trunk, seed=seed, dtype=params.dtype)
     names = [name for name in params if name.startswith(("input.", "blocks."))]
-    values = {name: host(model.params[name]) for name in names}
+    values = {name: on_host(model.params[name]) for name in names}
     if model.config.speakers:
-        voice = host(model.params["speaker.embedding"]).mean(axis=0)
+        voice = on_host(model.params["speaker.embedding"]).mean(axis=0)
         for i in range(len(config.trunk.dilations)):
-            bias, weight = f"blocks.{i}.conv.bias", host(model.params[f"blocks.{i}.condition.weight"])
+            bias, weight = f"blocks.{i}.conv.bias", on_host(model.params[f"blocks.{i}.condition.weight"])
             values[bias] = values[bias] + voice @ weight
     for name, value in values.items():
         params[name][...] = value

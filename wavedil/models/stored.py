@@ -3,8 +3,8 @@
 import zlib
 
 from wavedil.errors import CheckpointError, ConfigError, WavedilError
+from wavedil.ops.contract import on_host
 from wavedil.parameters import files
-from wavedil.parameters.store import host
 
 
 class Stored:
@@ -108,7 +108,7 @@ class StoredStreams(Stored):
             If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
         """
         tensors, about = files.read(path, "stream")
-        weights = zlib.crc32(host(self.params.flat))
+        weights = zlib.crc32(on_host(self.params.flat))
         mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": weights}
         for key, value in mine.items():
             if about.get(key) != value:
@@ -131,7 +131,7 @@ class StoredStreams(Stored):
 
     def _mark(self, state):
         """The state, which from now on knows the model that it was made for."""
-        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(host(self.params.flat))
+        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(on_host(self.params.flat))
         return state
 
     def _check_state(self, where, state):

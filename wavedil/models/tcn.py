@@ -4,28 +4,23 @@ Bai, Kolter and Koltun, "An Empirical Evaluation of Generic Convolutional and Re
 arXiv:1803.01271.
 """
 
-import dataclasses
-import difflib
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from wavedil import checks
 from wavedil.errors import ConfigError
-from wavedil.kernels.pool import check_threads
-from wavedil.kernels.workspace import Workspace
+from wavedil.models.base import Config, Model, checked_dataclass
 from wavedil.models.stored import StoredStreams
 from wavedil.ops import contract, norm, tcn_stack
-from wavedil.parameters import devices
-from wavedil.parameters.store import Parameters, host
+from wavedil.ops.contract import on_host
 from wavedil.receptive import check_dilations, receptive_field
 
 HEADS = ("sequence", "last")
 
 
-@dataclass(frozen=True)
-class TCNConfig:
+@checked_dataclass
+class TCNConfig(Config):
     """Sizes of a TCN, and what it is to predict.
 
     Attributes
@@ -64,7 +59,7 @@ class TCNConfig:
     """
 
     dilations: tuple[int, ...]
-    channels: tuple[int, ...] = 32
+    channels: tuple[int, ...] | int = 32
     kernel_size: int = 3
     inputs: int = 1
     outputs: int = 1
@@ -78,16 +73,13 @@ class TCNConfig:
     sample_rate: int | None = None
 
     def __post_init__(self):
-        put = object.__setattr__
-        put(self, "dilations", check_dilations(self.dilations, self.kernel_size))
-        for name, least in (("kernel_size", 1), ("inputs", 1), ("outputs", 1), ("classes", 0)):
-            put(self, name, contract.whole("TCNConfig", name, getattr(self, name), least))
-        if self.sample_rate is not None:
-            put(self, "sample_rate", contract.whole("TCNConfig", "sample_rate", self.sample_rate))
+        put = self._set
+        put("dilations", check_dilations(self.dilations, self.kernel_size))
+        self._check_plain_fields(classes=0)
         channels = self.channels
         if not isinstance(channels, tuple | list):
             channels = (channels,) * len(self.dilations)
-        put(self, "channels", tuple(contract.whole("TCNConfig", "channels", n) for n in channels))
+        put("channels", tuple(contract.whole("TCNConfig", "channels", n) for n in channels))
         if len(self.channels) != len(self.dilations):
             raise ConfigError(
                 f"TCNConfig: channels must be one number, or one for each of {len(self.dilations)} dilations, got "
@@ -96,46 +88,17 @@ class TCNConfig:
         for name, value, known in (("loss", self.loss, tcn_stack.LOSSES), ("head", self.head, HEADS)):
             if value not in known:
                 raise ConfigError(f"TCNConfig: {name} must be one of {', '.join(known)}, got {value!r}")
-        put(self, "delta", checks.number("TCNConfig", "delta", self.delta, "a number above 0", lambda d: d > 0))
+        put("delta", checks.number("TCNConfig", "delta", self.delta, "a number above 0", lambda d: d > 0))
         wanted = "a number in [0, 1)"
-        put(self, "dropout", checks.number("TCNConfig", "dropout", self.dropout, wanted, lambda r: 0 <= r < 1))
-        for name in ("dropout_channels", "weight_norm"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"TCNConfig: {name} must be True or False, got {getattr(self, name)!r}")
+        put("dropout", checks.number("TCNConfig", "dropout", self.dropout, wanted, lambda r: 0 <= r < 1))
 
     @property
     def receptive_field(self):
         """Rows that a prediction depends on: each block has two convolutions."""
         return receptive_field(self.dilations * 2, self.kernel_size)
 
-    def to_dict(self):
-        """The values as plain JSON types."""
-        lists = {"dilations": list(self.dilations), "channels": list(self.channels)}
-        return dataclasses.asdict(self) | lists
 
-    @classmethod
-    def from_dict(cls, values):
-        """The opposite of `to_dict`.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or missing, or a value is not right.
-        """
-        if not hasattr(values, "keys"):
-            raise ConfigError(f"TCNConfig: a config must be a table of keys, got {values!r}")
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-                raise ConfigError(f"TCNConfig: unknown key {key!r}{hint}")
-        if "dilations" not in values:
-            raise ConfigError("TCNConfig: dilations must be given, one for each block")
-        return cls(**values)
-
-
-class TCN(StoredStreams):
+class TCN(Model, StoredStreams):
     """A temporal convolutional network.
 
     The equations, and the parameters' names and shapes, are those of `wavedil.ops.tcn_stack`; with weight norm
@@ -183,26 +146,14 @@ class TCN(StoredStreams):
         if not isinstance(config, TCNConfig):
             raise ConfigError(f"TCN: config must be a TCNConfig, got {type(config).__name__}")
         seed = contract.whole("TCN", "seed", seed, 0)
-        self.config, self.device = config, devices.resolve(device)
-        self.threads = check_threads(threads)
-        self.params = Parameters(_shapes(config), dtype, self.device)
-        self.buffers = {"dropout.counter": np.array([seed % 2**63, 0])} if config.dropout else {}
-        self._workspace = Workspace()
+        self._set_up(config, _shapes(config), dtype, device, threads)
+        if config.dropout:
+            self.buffers["dropout.counter"] = np.array([seed % 2**63, 0])
         _initialize(self.params, config, seed)
 
     def __repr__(self):
         c = self.config
         return f"TCN({len(c.dilations)} blocks, {self.params.count:,} parameters, field {self.receptive_field})"
-
-    @property
-    def receptive_field(self):
-        """Rows that a prediction depends on."""
-        return self.config.receptive_field
-
-    @property
-    def dtype(self):
-        """Of the parameters and activations."""
-        return self.params.dtype
 
     @property
     def nats(self):
@@ -250,11 +201,11 @@ class TCN(StoredStreams):
         -------
         loss : float
         grads : Parameters
-            Names and layout of ``params``: ``into`` if given, else fresh.
+            ``into`` if given, else fresh ones with the names that are needed.
         """
-        c, where = self.config, "TCN.loss_and_grads"
-        needs = set(tcn_stack.check_needs(where, needs, self.params))
-        grads = self.params.like() if into is None else into
+        c = self.config
+        needs = set(self._needs("loss_and_grads", needs))
+        grads = self._grads("loss_and_grads", into, needs)
         dropout = None
         if c.dropout:
             seed, step = self.buffers["dropout.counter"].tolist()
@@ -295,7 +246,7 @@ class TCN(StoredStreams):
         """
         settings = self._settings()
         settings.pop("loss")
-        return host(tcn_stack.predict(self._effective()[0], x, **settings))
+        return on_host(tcn_stack.predict(self._effective()[0], x, **settings))
 
     def _settings(self):
         c = self.config
@@ -349,7 +300,7 @@ class TCN(StoredStreams):
             For the head ``"last"`` too: what the prediction would be if the sequence ended there.
         """
         self._check_state("stream", state)
-        return host(tcn_stack.step(x, state))
+        return on_host(tcn_stack.step(x, state))
 
 
 def _shapes(c):
@@ -385,4 +336,4 @@ def _initialize(params, c, seed):
                 scale /= math.sqrt(len(c.dilations))
         value[...] = scale * rng.standard_normal(value.shape)
         if name.endswith("weight_v"):
-            params[name.removesuffix("_v") + "_g"][...] = np.sqrt((host(value) ** 2).sum((0, 1)))
+            params[name.removesuffix("_v") + "_g"][...] = np.sqrt((on_host(value) ** 2).sum((0, 1)))

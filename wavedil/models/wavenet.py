@@ -3,111 +3,18 @@
 van den Oord et al., "WaveNet: A Generative Model for Raw Audio", arXiv:1609.03499.
 """
 
-import dataclasses
-import difflib
-from collections.abc import Collection
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from wavedil.errors import CheckpointError, ConfigError, ShapeError
-from wavedil.kernels.pool import check_threads
-from wavedil.kernels.workspace import Workspace
+from wavedil import checks
+from wavedil.errors import ConfigError, ShapeError
+from wavedil.models.base import Model
+from wavedil.models.reuse import Reusable
 from wavedil.models.stored import StoredStreams
-from wavedil.ops import contract, gated_stack
-from wavedil.parameters import devices, files
-from wavedil.parameters import names as naming
-from wavedil.parameters.store import Parameters, host
-from wavedil.receptive import check_dilations, receptive_field
-
-
-@dataclass(frozen=True)
-class WaveNetConfig:
-    """Sizes of a WaveNet.
-
-    Attributes
-    ----------
-    dilations : tuple of int
-        Rows between the taps of each block: one entry, one block. Any sequence is accepted.
-    kernel_size : int
-        Taps of each dilated convolution.
-    residual_channels, dilation_channels, skip_channels, end_channels : int
-        Channels between blocks, in each half of the gate, of the skip sum, and of the head's hidden layer.
-    classes : int
-        Number of codes.
-    sample_rate : int
-        Hz of the audio that the codes stand for.
-    codec : str
-        ``"mulaw"``, or ``"none"`` for codes that are not audio.
-    condition_channels : int
-        Width of the condition; 0 for none. With speakers it defaults to ``residual_channels``.
-    speakers : int
-        Voices, each with an embedding that is (added to) the condition; 0 for none.
-
-    Raises
-    ------
-    ConfigError
-        If a value has the wrong type or is out of range.
-    """
-
-    dilations: tuple[int, ...]
-    kernel_size: int = 2
-    residual_channels: int = 32
-    dilation_channels: int = 32
-    skip_channels: int = 32
-    end_channels: int = 32
-    classes: int = 256
-    sample_rate: int = 8000
-    codec: str = "mulaw"
-    condition_channels: int = 0
-    speakers: int = 0
-
-    def __post_init__(self):
-        object.__setattr__(self, "dilations", check_dilations(self.dilations, self.kernel_size))
-        for field in dataclasses.fields(self):
-            if field.type is not int:
-                continue
-            value, least = getattr(self, field.name), 0 if field.name in ("condition_channels", "speakers") else 1
-            if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-                raise ConfigError(f"WaveNetConfig: {field.name} must be an integer of at least {least}, got {value!r}")
-            object.__setattr__(self, field.name, int(value))
-        if self.codec not in ("mulaw", "none"):
-            raise ConfigError(f"WaveNetConfig: codec must be 'mulaw' or 'none', got {self.codec!r}")
-        if self.codec == "mulaw" and self.classes > 256:
-            raise ConfigError(f"WaveNetConfig: classes must be at most 256, the codes of mu-law, got {self.classes}")
-        if self.speakers and not self.condition_channels:
-            object.__setattr__(self, "condition_channels", self.residual_channels)
-
-    @property
-    def receptive_field(self):
-        """Samples that a prediction depends on."""
-        return receptive_field(self.dilations, self.kernel_size)
-
-    def to_dict(self):
-        """The values as plain JSON types."""
-        return dataclasses.asdict(self) | {"dilations": list(self.dilations)}
-
-    @classmethod
-    def from_dict(cls, values):
-        """The opposite of `to_dict`.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or missing, or a value is not right.
-        """
-        if not hasattr(values, "keys"):
-            raise ConfigError(f"WaveNetConfig: a config must be a table of keys, got {values!r}")
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-                raise ConfigError(f"WaveNetConfig: unknown key {key!r}{hint}")
-        if "dilations" not in values:
-            raise ConfigError("WaveNetConfig: dilations must be given, one for each block")
-        return cls(**values)
+from wavedil.models.wavenet_config import WaveNetConfig
+from wavedil.ops import contract, gated_stack, inplace
+from wavedil.ops.contract import on_host
 
 
 class SavedFeatures(NamedTuple):
@@ -118,7 +25,7 @@ class SavedFeatures(NamedTuple):
     speaker: np.ndarray | None
 
 
-class WaveNet(StoredStreams):
+class WaveNet(Reusable, Model, StoredStreams):
     """A WaveNet: ``logits[:, t]`` predicts ``codes[:, t + 1]`` from ``codes[:, : t + 1]``.
 
     The equations and the parameters' names and shapes are those of `wavedil.ops.gated_stack`; with speakers there
@@ -165,27 +72,13 @@ class WaveNet(StoredStreams):
                  half_activations=False):  # fmt: skip
         if not isinstance(config, WaveNetConfig):
             raise ConfigError(f"WaveNet: config must be a WaveNetConfig, got {type(config).__name__}")
-        self.config, self.device, self.recompute = config, devices.resolve(device), bool(recompute)
-        self.threads = check_threads(threads)
-        self.half_activations = bool(half_activations)
-        self.params = Parameters(_shapes(config), dtype, self.device)
-        self.buffers = {}
-        self._workspace = Workspace()
+        self.recompute, self.half_activations = bool(recompute), bool(half_activations)
+        self._set_up(config, _shapes(config), dtype, device, threads)
         _initialize(self.params, config, seed)
 
     def __repr__(self):
         c = self.config
         return f"WaveNet({len(c.dilations)} blocks, {self.params.count:,} parameters, field {self.receptive_field})"
-
-    @property
-    def receptive_field(self):
-        """Samples that a prediction depends on."""
-        return self.config.receptive_field
-
-    @property
-    def dtype(self):
-        """Of the parameters and activations."""
-        return self.params.dtype
 
     # training -----------------------------------------------------------------------------------------------------
     def loss(self, codes, weights=None, *, condition=None, speaker=None):
@@ -207,9 +100,9 @@ class WaveNet(StoredStreams):
         ShapeError, DTypeError, ConfigError
             If an argument does not fit; the message says what was expected and what came.
         """
-        condition = self._condition("loss", codes, condition, speaker, extra=1)
+        condition = self._conditioning("loss", codes, condition, speaker, extra=1)
         return gated_stack.loss(
-            self.params, codes, weights, dilations=self.config.dilations, condition=condition, threads=self.threads
+            self.params, codes, None, weights, network=self.network, condition=condition, threads=self.threads
         )
 
     def loss_and_grads(self, codes, weights=None, into=None, *, condition=None, speaker=None, needs=None):
@@ -231,10 +124,10 @@ class WaveNet(StoredStreams):
         grads : Parameters
             Names and layout of ``params``, or of what is needed of them: ``into`` if given, else fresh.
         """
-        condition = self._condition("loss_and_grads", codes, condition, speaker, extra=1)
-        grads, stack_needs = self._grads("loss_and_grads", into, needs)
+        condition = self._conditioning("loss_and_grads", codes, condition, speaker, extra=1)
+        grads, stack_needs = self._gradients("loss_and_grads", into, needs)
         result = gated_stack.loss_and_grads(
-            self.params, codes, weights, grads, dilations=self.config.dilations, condition=condition,
+            self.params, codes, None, weights, grads, network=self.network, condition=condition,
             recompute=self.recompute, half_activations=self._half, needs=stack_needs, workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip
@@ -251,12 +144,12 @@ class WaveNet(StoredStreams):
         ----------
         codes : (B, T) array of ints in [0, classes)
         """
-        condition = self._condition("features", codes, condition, speaker)
+        condition = self._conditioning("features", codes, condition, speaker)
         skips, _ = gated_stack.forward(
-            self.params, np.asarray(codes), dilations=self.config.dilations, condition=condition, needs=(),
+            self.params, np.asarray(codes), network=self.network.without_head(), condition=condition, needs=(),
             threads=self.threads,
         )  # fmt: skip
-        return host(skips)
+        return on_host(skips)
 
     def forward_features(self, codes, *, condition=None, speaker=None, needs=None):
         """`features`, and what `backward_features` needs.
@@ -301,16 +194,17 @@ class WaveNet(StoredStreams):
         >>> bool(mse < 0.5 * first)
         True
         """
-        condition = self._condition("forward_features", codes, condition, speaker)
-        names, for_stack = self._trunk_needs("forward_features", needs)
+        condition = self._conditioning("forward_features", codes, condition, speaker)
+        names = self._trunk_needs("forward_features", needs)
+        for_stack = {"condition" if name == "speaker.embedding" else name for name in names}
         codes = np.asarray(codes)
         shape = (*codes.shape, self.config.skip_channels)
         out = contract.empty(None, "skips", shape, self.dtype, self.params["input.embedding"])
         skips, saved = gated_stack.forward(
-            self.params, codes, dilations=self.config.dilations, condition=condition, recompute=self.recompute,
+            self.params, codes, network=self.network.without_head(), condition=condition, recompute=self.recompute,
             half_activations=self._half, needs=for_stack, out=out, workspace=self._workspace, threads=self.threads,
         )  # fmt: skip
-        return host(skips), SavedFeatures(saved, names, None if speaker is None else np.array(speaker))
+        return on_host(skips), SavedFeatures(saved, names, None if speaker is None else np.array(speaker))
 
     def backward_features(self, dskips, saved, into=None, needs=None):
         """Gradients of the trunk's parameters, given that of the features.
@@ -333,11 +227,11 @@ class WaveNet(StoredStreams):
         where = "backward_features"
         if not isinstance(saved, SavedFeatures):
             raise ConfigError(f"WaveNet.{where}: saved must come from forward_features, got {type(saved).__name__}")
-        names, _ = self._trunk_needs(where, saved.needs if needs is None else needs)
+        names = self._trunk_needs(where, saved.needs if needs is None else needs)
         for name in names:
             if name not in saved.needs:
                 raise ConfigError(f"WaveNet.{where}: needs must be some of those of forward_features, got {name!r}")
-        grads, for_stack = self._grads(where, into, names)
+        grads, for_stack = self._gradients(where, into, names)
         dskips = np.asarray(dskips)
         if self.device != "cpu":
             dskips = self.params.flat.engine.array(dskips)
@@ -367,9 +261,8 @@ class WaveNet(StoredStreams):
             `wavedil.kernels.storage`): faster where the weights do not fit the caches. For float32 on the CPU.
         """
         state = gated_stack.init_state(
-            self.params, batch, dilations=self.config.dilations, threads=self.threads,
-            condition_channels=self.config.condition_channels, weights=weights,
-        )  # fmt: skip
+            self.params, batch, network=self.network, threads=self.threads, storage=weights
+        )
         return self._mark(state)
 
     def stream(self, codes, state, *, condition=None, speaker=None):
@@ -385,8 +278,8 @@ class WaveNet(StoredStreams):
             Global, or local for these n codes.
         """
         self._check_state("stream", state)
-        condition = self._condition("stream", codes, condition, speaker)
-        return host(gated_stack.step(np.asarray(codes), state, condition))
+        condition = self._conditioning("stream", codes, condition, speaker, first=state.time)
+        return on_host(gated_stack.step(np.asarray(codes), state, condition))
 
     def stream_features(self, codes, state, *, condition=None, speaker=None):
         """Features (B, n, S) of n more codes, as `features` would give them in one piece; else like `stream`.
@@ -394,8 +287,8 @@ class WaveNet(StoredStreams):
         Both may take turns on one state, which counts each code that either of them is given.
         """
         self._check_state("stream_features", state)
-        condition = self._condition("stream_features", codes, condition, speaker)
-        return host(gated_stack.step_features(np.asarray(codes), state, condition))
+        condition = self._conditioning("stream_features", codes, condition, speaker, first=state.time)
+        return on_host(gated_stack.step_features(np.asarray(codes), state, condition))
 
     def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, top_k=None, top_p=None, condition=None,
                  speaker=None, weights=None, progress=None):  # fmt: skip
@@ -418,7 +311,9 @@ class WaveNet(StoredStreams):
             Draw only from so many of the likeliest codes.
         top_p : float in (0, 1], optional
             Draw only from the likeliest codes that together have at least this probability.
-        condition : (B, Cc) array, optional
+        condition : (B, Cc), (B, m - 1 + n, Cc) or (B, F, Cc) array, optional
+            Global, or for each code that is fed (those of the primer and all that are drawn but the last), or frames
+            for so many.
         speaker : int or (B,) array of ints, optional
         weights : {None, "float16", "int8"}
             As in `init_stream`.
@@ -434,7 +329,7 @@ class WaveNet(StoredStreams):
         DivergedError
             If the logits are not finite; the message names the step.
         """
-        batch = contract.whole("WaveNet.generate", "batch", batch)
+        batch = checks.whole("WaveNet.generate", "batch", batch)
         if primer is None:
             primer = np.full((batch, 1), self.config.classes // 2)
         primer = np.asarray(primer)
@@ -444,220 +339,82 @@ class WaveNet(StoredStreams):
             raise ShapeError(f"WaveNet.generate: primer must be ({batch}, m) with m of at least 1, got {primer.shape}")
         if speaker is not None and np.ndim(speaker) == 0:
             speaker = np.full(batch, speaker)
-        condition = self._condition("generate", primer, condition, speaker)
+        n, before = checks.whole("WaveNet.generate", "n", n, 0), primer.shape[1] - 1
+        condition = self._conditioning("generate", primer, condition, speaker, rows=before + max(n, 1))
         state = self.init_stream(batch, weights)
-        if primer.shape[1] > 1:
-            gated_stack.step(primer[:, :-1], state, condition)
+        if before:
+            local = gated_stack.part_of_condition(condition, self.network, 0, 0, before)
+            gated_stack.step(primer[:, :-1], state, local)
+        condition = gated_stack.part_of_condition(condition, self.network, 0, before, max(n, 1))
         return gated_stack.sample(
             primer[:, -1], n, state, condition, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
             progress=progress,
         )  # fmt: skip
 
     # reuse ------------------------------------------------------------------------------------------------------------
-    def load_params(self, source, *, only="*", strict=True, allow=()):
-        """Take over parameters of another WaveNet by name.
 
-        Parameters
-        ----------
-        source : path-like or WaveNet
-            A file that `save` wrote, or a model.
-        only : str or iterable of str
-            Patterns of the names to take over, such as ``"blocks.0-9.*"`` (see `wavedil.parameters.names`).
-        strict : bool
-            True: each of these names must be there with the same shape, and no others, else nothing is changed. False:
-            what fits is taken over, and the report tells the rest.
-        allow : iterable of str
-            Of ``"sample_rate"``, ``"codec"``, ``"dilations"``: what may differ although the shapes do not show it.
-
-        Returns
-        -------
-        LoadReport
-            Names: loaded, missing, unexpected, and those of another shape.
-
-        Raises
-        ------
-        CheckpointError
-            The file is not there, damaged, or holds something else; names do not agree; the other model is for another
-            sample rate or codec, or has other dilations in the blocks taken over.
-        ShapeError, DTypeError
-            An array has another shape, such as a head with other classes, or another dtype.
-        ConfigError
-            A pattern fits no name.
-        """
-        where = "WaveNet.load_params"
-        unknown = sorted(set(allow) - {"sample_rate", "codec", "dilations"})
-        if isinstance(allow, str) or unknown:
-            raise ConfigError(f"{where}: allow must be a list of sample_rate, codec, dilations, got {allow!r}")
-        if isinstance(source, WaveNet):
-            theirs, values, path = source.config, source.params, "the other model"
-        else:
-            path, (values, about) = source, files.read(source, "model")
-            if about.get("class") != type(self).__name__:
-                raise CheckpointError(f"{path}: must hold a {type(self).__name__}, got a {about.get('class')}")
-            theirs = self.Config.from_dict(about["config"])
-            values = {name: value for name, value in values.items() if not name.startswith("buffers/")}
-        mine = self.config
-        pairs = {name: (getattr(mine, name), getattr(theirs, name)) for name in ("sample_rate", "codec")}
-        taken = [i for i, _ in enumerate(mine.dilations) if i < len(theirs.dilations) and any(
-            naming.matcher(pattern)(f"blocks.{i}.conv.weight") for pattern in naming.listed(only, where))]
-        pairs["dilations"] = tuple([config.dilations[i] for i in taken] for config in (mine, theirs))
-        for name, (here, there) in pairs.items():
-            if here != there and name not in allow:
-                raise CheckpointError(
-                    f"{path}: {name} must be {here}, as this model's, got {there}; allow=[{name!r}] takes it anyway"
-                )
-        return self.params.load(values, only=only, strict=strict)
-
-    def with_head(self, *, classes=None, end_channels=None, seed=0):
-        """A copy with a new, untrained head, for other codes or of another width.
-
-        Parameters
-        ----------
-        classes : int, optional
-            Other codes: the input embedding, which knows the old ones, is new as well. Default: as before.
-        end_channels : int, optional
-            Default: as before.
-        seed : int
-            Of the new values.
-
-        Returns
-        -------
-        WaveNet
-        """
-        given = {"classes": classes, "end_channels": end_channels}
-        given = {name: value for name, value in given.items() if value is not None}
-        new = self._made(dataclasses.replace(self.config, **given), seed)
-        kept = [name for name in self.params if not name.startswith("head.")]
-        new.params.load(self.params, only=kept, strict=False)
-        return new
-
-    def with_blocks(self, dilations, seed=0):
-        """A copy with more blocks at the end that does at first exactly what this model does.
-
-        Parameters
-        ----------
-        dilations : sequence of int
-            Of the new blocks.
-        seed : int
-            Of the new values.
-
-        Returns
-        -------
-        WaveNet
-        """
-        old = self.config.dilations
-        new = self._made(dataclasses.replace(self.config, dilations=(*old, *dilations)), seed)
-        new.params.load(self.params, strict=False)
-        for i in range(len(old), len(new.config.dilations)):
-            # A new block adds z W + b = 0 to the skip sum. The gradient of W is z^T ds and z is not zero, so W leaves
-            # zero with the first step, and from then on a gradient reaches the convolution below it. (The residual of
-            # what was the last block had no gradient so far; now it feeds the new ones.)
-            new.params[f"blocks.{i}.skip.weight"][...] = 0
-            new.params[f"blocks.{i}.skip.bias"][...] = 0
-        return new
-
-    def with_speakers(self, speakers, seed=0):
-        """A copy for more voices; those that it had sound as they did.
-
-        A new voice starts as the mean of the others. In a model without voices the condition starts as zero, so all
-        voices begin as the model's one.
-
-        Parameters
-        ----------
-        speakers : int
-            In all; not fewer than before.
-        seed : int
-            Of the new values.
-
-        Returns
-        -------
-        WaveNet
-        """
-        had = self.config.speakers
-        if not had and self.config.condition_channels:
-            raise ConfigError("WaveNet.with_speakers: the model must have voices already, or no condition")
-        if contract.whole("WaveNet.with_speakers", "speakers", speakers) < had:
-            raise ConfigError(f"WaveNet.with_speakers: speakers must be at least {had}, as before, got {speakers}")
-        new = self._made(dataclasses.replace(self.config, speakers=int(speakers)), seed)
-        new.params.load(self.params, strict=False)
-        table = new.params["speaker.embedding"]
-        if had:
-            voices = host(self.params["speaker.embedding"])
-            table[:had] = voices
-            table[had:] = voices.mean(axis=0)
-        else:  # the embedding's gradient waits for the weights to leave zero; theirs is there at once
-            for i in range(len(self.config.dilations)):
-                new.params[f"blocks.{i}.condition.weight"][...] = 0
-        return new
-
-    def _made(self, config, seed):
-        return type(self)(config, seed, self.dtype, self.device, self.recompute, self.threads, self.half_activations)
+    @property
+    def network(self):
+        """The `gated_stack.Network` that runs."""
+        return self.config.network
 
     @property
     def _half(self):
         return self.half_activations and self.device != "cpu"
 
     # checks -----------------------------------------------------------------------------------------------------------
-    def _needs(self, where, needs):
-        """The names of the parameters that are needed, and what the stack must compute for them."""
-        names = list(self.params) if needs is None else needs
-        if isinstance(names, str) or not isinstance(names, Collection):
-            raise ConfigError(f"WaveNet.{where}: needs must be a collection of names, got {needs!r}")
-        for name in names:
-            if name not in self.params:
-                near = difflib.get_close_matches(str(name), self.params, 1, 0)[0]
-                raise ConfigError(f"WaveNet.{where}: needs must name parameters, such as {near!r}, got {name!r}")
-        # A speaker's embedding is (part of) a condition: its gradient comes from all blocks.
-        return names, {"condition" if name == "speaker.embedding" else name for name in names}
-
     def _trunk_needs(self, where, needs):
-        """`_needs` without the head."""
-        names, _ = self._needs(where, needs)
-        return self._needs(where, [name for name in names if not name.startswith("head.")])
+        """The names of the trunk's parameters that are needed; names of the head are no mistake."""
+        return [name for name in self._needs(where, needs) if not name.startswith("head.")]
 
-    def _grads(self, where, into, needs):
+    def _gradients(self, where, into, needs):
         """Where gradients go (``into``, or fresh zeros for what is needed), and what the stack must compute for it."""
-        names, for_stack = self._needs(where, needs)
-        if into is None:
-            shapes = {name: shape for name, shape in self.params.shapes.items() if name in names}
-            into = Parameters(shapes, self.dtype, self.device) if shapes else {}
-        if "speaker.embedding" in names and "speaker.embedding" not in into:
-            raise ConfigError(f"WaveNet.{where}: into must have an array for speaker.embedding, got none")
-        return into, for_stack
+        names = self._needs(where, needs)
+        # A speaker's embedding is (part of) a condition: its gradient comes from all blocks.
+        for_stack = {"condition" if name == "speaker.embedding" else name for name in names}
+        return self._grads(where, into, names), for_stack
 
     def _add_speakers(self, grads, speaker, dcondition):
         """The gradient of the speakers' embeddings += that of their condition, if it was needed."""
         if speaker is not None and dcondition is not None:
-            into = grads["speaker.embedding"]
-            if self.device != "cpu":
-                from wavedil.ops.embedding import cuda as embedding
+            inplace.add_rows(grads["speaker.embedding"], np.asarray(speaker), dcondition, self._workspace)
 
-                embedding.add_rows(into, np.asarray(speaker), dcondition, self._workspace)
-                return
-            dcondition = dcondition if dcondition.ndim == 2 else dcondition.sum(axis=1)
-            np.add.at(into, np.asarray(speaker), dcondition)
+    def _conditioning(self, where, codes, condition, speaker, extra=0, rows=None, first=0):
+        """The one condition that the stack sees, on its device: the given one, the speakers' embeddings, or a sum.
 
-    def _condition(self, where, codes, condition, speaker, extra=0):
-        """The one condition that the stack sees, on its device: the given one, the speakers' embeddings, or a sum."""
-        condition = self._checked_condition(where, codes, condition, speaker, extra)
+        It is that of so many rows (default: one for each code, but for ``extra`` ones), from row number ``first`` on.
+        """
+        codes = np.asarray(codes)
+        if codes.ndim != 2:
+            raise ShapeError(f"WaveNet.{where}: codes must be (B, T{' + 1' if extra else ''}), got {codes.shape}")
+        rows = codes.shape[1] - extra if rows is None else rows
+        condition = self._checked_condition(where, len(codes), rows, first, condition)
+        condition = self._with_speaker(where, len(codes), rows, first, condition, speaker)
         if condition is None or self.device == "cpu":
             return condition
         return self.params.flat.engine.array(condition)
 
-    def _checked_condition(self, where, codes, condition, speaker, extra):
+    def _checked_condition(self, where, batch, rows, first, condition):
         c, where = self.config, f"WaveNet.{where}"
-        codes = np.asarray(codes)
-        if codes.ndim != 2:
-            raise ShapeError(f"{where}: codes must be (B, T{' + 1' if extra else ''}), got {codes.shape}")
-        if condition is not None:
-            if not c.condition_channels:
-                raise ConfigError(f"{where}: condition must be None, as condition_channels is 0, got one")
-            condition = np.asarray(host(condition), self.dtype)
-            shapes = [(len(codes), c.condition_channels), (len(codes), codes.shape[1] - extra, c.condition_channels)]
-            if condition.shape not in shapes:
-                raise ShapeError(f"{where}: condition must be {shapes[0]} or {shapes[1]}, got {condition.shape}")
-        elif c.condition_channels and not c.speakers:
-            raise ConfigError(f"{where}: condition must be given, as condition_channels is {c.condition_channels}")
+        if condition is None:
+            if c.condition_channels and not c.speakers:
+                raise ConfigError(f"{where}: condition must be given, as condition_channels is {c.condition_channels}")
+            return None
+        if not c.condition_channels:
+            raise ConfigError(f"{where}: condition must be None, as condition_channels is 0, got one")
+        condition = np.asarray(on_host(condition), self.dtype)
+        shapes = [(batch, c.condition_channels), (batch, max(rows, 1), c.condition_channels)]
+        if c.condition_hop:
+            frames = self.network.condition.frames(max(rows, 1), first)
+            shapes = [(batch, frames, c.condition_channels)]
+        if condition.shape not in shapes:
+            wanted = " or ".join(map(str, shapes)) + f" (frames, one every {c.condition_hop})" * bool(c.condition_hop)
+            raise ShapeError(f"{where}: condition must be {wanted}, got {condition.shape}")
+        return condition
+
+    def _with_speaker(self, where, batch, rows, first, condition, speaker):
+        """The condition with the speakers' embeddings, if the model has speakers."""
+        c, where = self.config, f"WaveNet.{where}"
         if not c.speakers:
             if speaker is not None:
                 raise ConfigError(f"{where}: speaker must be None, as the model has no speakers, got {speaker!r}")
@@ -665,30 +422,27 @@ class WaveNet(StoredStreams):
         if speaker is None:
             raise ConfigError(f"{where}: speaker must be given, as the model has {c.speakers}")
         speaker = np.asarray(speaker)
-        if speaker.dtype.kind not in "iu" or speaker.shape != (len(codes),):
-            raise ShapeError(f"{where}: speaker must be ({len(codes)},) integers, got {speaker.shape} {speaker.dtype}")
+        if speaker.dtype.kind not in "iu" or speaker.shape != (batch,):
+            raise ShapeError(f"{where}: speaker must be ({batch},) integers, got {speaker.shape} {speaker.dtype}")
         if speaker.min() < 0 or speaker.max() >= c.speakers:
             raise ShapeError(f"{where}: speaker must lie in [0, {c.speakers}), got {speaker.tolist()}")
-        voices = host(self.params["speaker.embedding"])[speaker]
+        embedded = on_host(self.params["speaker.embedding"])[speaker]
+        if condition is None and c.condition_hop:
+            frames = self.network.condition.frames(max(rows, 1), first)
+            return np.repeat(embedded[:, None], frames, axis=1)
         if condition is None:
-            return voices
-        return condition + (voices if condition.ndim == 2 else voices[:, None])
+            return embedded
+        return condition + (embedded if condition.ndim == 2 else embedded[:, None])
 
 
 def _shapes(c):
-    shapes = gated_stack.parameter_shapes(
-        dilations=c.dilations, kernel_size=c.kernel_size, residual_channels=c.residual_channels,
-        dilation_channels=c.dilation_channels, skip_channels=c.skip_channels, end_channels=c.end_channels,
-        classes=c.classes, condition_channels=c.condition_channels,
-    )  # fmt: skip
+    shapes = dict(c.network.parameter_shapes)
     return shapes | ({"speaker.embedding": (c.speakers, c.condition_channels)} if c.speakers else {})
 
 
 def _initialize(params, config, seed):
     """Draw initial weights: unit variance into every product, and logits so small that the loss is ln(classes)."""
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
-        raise ConfigError(f"WaveNet: seed must be a whole number of at least 0, got {seed!r}")
-    rng = np.random.default_rng(int(seed))
+    rng = np.random.default_rng(checks.whole("WaveNet", "seed", seed, 0))
     for name, value in params.items():
         if name.endswith("bias"):
             continue

@@ -81,11 +81,11 @@ def place(array):
 
 
 def _device_array(where, name, value):
-    """The `cuda_device.Array` of any library's device array; the same memory."""
-    from wavedil.kernels.cuda import device as cuda_device
+    """The `Array` of any library's device array; the same memory."""
+    from wavedil.kernels.cuda.engine import device_array
 
     try:
-        return cuda_device.array(value)
+        return device_array(value)
     except ShapeError as error:
         raise ShapeError(f"{where}: {name} {error}") from None
 
@@ -223,7 +223,7 @@ def threads(where, value):
 def empty(workspace, key, shape, dtype, like=None):
     """An array to fill: fresh, or the workspace's own for this key (its old content is garbage), where ``like`` is."""
     if is_device_array(like):
-        from wavedil.kernels.cuda.device import scratch
+        from wavedil.kernels.cuda.engine import scratch
 
         return scratch(workspace, like.engine)(key, shape, dtype)
     return np.empty(shape, dtype) if workspace is None else workspace.array(key, shape, dtype)
@@ -233,7 +233,7 @@ def placed(workspace, name, values, like):
     """A host array, or its copy where ``like`` is, by way of the workspace's pinned memory; nothing waits."""
     if not is_device_array(like):
         return values
-    from wavedil.kernels.cuda.device import stage
+    from wavedil.kernels.cuda.engine import stage
 
     return stage(workspace, like.engine, name, values)
 

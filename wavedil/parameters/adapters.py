@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from wavedil.errors import ConfigError
+from wavedil.ops import inplace
 from wavedil.parameters import names as naming
 from wavedil.parameters.store import Parameters
 
@@ -63,12 +64,12 @@ class Adapters:
         layers = [name.removesuffix(".weight") for name, w in params.items() if name.endswith(".weight") and w.ndim > 1]
         ends = ("", ".weight")
         found = naming.select(targets, [layer + end for layer in layers for end in ends], "LoRA: targets")
-        found = {name.removesuffix(".weight") for name in found}
-        self.targets = tuple(f"{layer}.weight" for layer in layers if layer in found)
+        chosen = {name.removesuffix(".weight") for name in found}
+        self.targets = tuple(f"{layer}.weight" for layer in layers if layer in chosen)
         self.base = Parameters({name: params.shapes[name] for name in self.targets}, params.dtype, params.device)
         self.base.load({name: params[name] for name in self.targets})
         self.scale, self.seed = alpha / rank, seed
-        self.shapes = {}
+        self.shapes: dict[str, tuple[int, int]] = {}
         for name, w in self.base.items():
             rows, columns = _matrix(w).shape
             if rank > min(rows, columns):
@@ -85,23 +86,9 @@ class Adapters:
 
     def merge(self, values: Mapping[str, np.ndarray], params: Parameters) -> None:
         """Set (``=``) each weight of `params` to W0 + alpha / r A B."""
-        if params.device != "cpu":
-            self._merge_on_device(values, params)
-            return
         for name in self.targets:
-            # einsum and not a BLAS: small products, and the same bits with any number of threads.
-            product = np.einsum("ir,ro->io", values[name + A], values[name + B])
-            product *= product.dtype.type(self.scale)
-            _matrix(params[name])[...] = _matrix(self.base[name]) + product
-
-    def _merge_on_device(self, values, params):
-        from wavedil.kernels.cuda import products as cuda_tiles
-
-        for name in self.targets:
-            w, base, a = (x.reshape(1, -1, x.shape[-1]) for x in (params[name], self.base[name], values[name + A]))
-            b = values[name + B].copy()
-            b *= self.scale
-            cuda_tiles.rows(w, a, b, other=base, end="add")
+            w, base, a, b = params[name], self.base[name], values[name + A], values[name + B]
+            inplace.add_low_rank(_matrix(w), _matrix(base), a, b, self.scale)
 
     def unmerge(self, params: Parameters) -> None:
         """Set (``=``) each weight of `params` to what it was before, bit for bit."""
@@ -110,33 +97,11 @@ class Adapters:
 
     def backward(self, values, dparams: Mapping[str, np.ndarray], into: Mapping[str, np.ndarray], names) -> None:
         """Add (``+=``) the gradients of the factors called `names`, from those of the weights."""
-        if self.base.device != "cpu":
-            self._backward_on_device(values, dparams, into, names)
-            return
         for name in self.targets:
-            dw = _matrix(dparams[name])
-            scale = dw.dtype.type(self.scale)
-            if name + A in names:
-                into[name + A][...] += scale * np.einsum("io,ro->ir", dw, values[name + B])
-            if name + B in names:
-                into[name + B][...] += scale * np.einsum("ir,io->ro", values[name + A], dw)
-
-
-    def _backward_on_device(self, values, dparams, into, names):
-        from wavedil.kernels.cuda import device as cuda_device
-        from wavedil.kernels.cuda import products as cuda_tiles
-
-        for name in self.targets:
-            a, b, dw = values[name + A], values[name + B], _matrix(dparams[name])
-            dw = dw.reshape(1, *dw.shape)
-            da, db = (x.engine.zeros(x.shape, x.dtype) for x in (a, b))
-            cuda_tiles.rows(da.reshape(1, *a.shape), dw, b, transposed=True)
-            cuda_tiles.columns(cuda_device.scratch(None, a.engine), db, None, a.reshape(1, *a.shape), dw)
-            for wanted, gradient in ((name + A, da), (name + B, db)):
-                if wanted in names:
-                    gradient *= self.scale
-                    target = into[wanted]
-                    target += gradient
+            da, db = (into[factor] if factor in names else None for factor in (name + A, name + B))
+            if da is not None or db is not None:
+                a, b = values[name + A], values[name + B]
+                inplace.low_rank_backward(da, db, _matrix(dparams[name]), a, b, self.scale)
 
 
 def target(name: str) -> str:

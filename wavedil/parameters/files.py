@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from wavedil.errors import CheckpointError
+from wavedil.ops.contract import on_host
 
 FORMAT = 1
 KEY = "wavedil"
@@ -47,8 +48,7 @@ def write(
     CheckpointError
         The file cannot be written (full disk, impossible folder). What was there before is untouched.
     """
-    tensors = {name: value.to_host() if hasattr(value, "to_host") else value for name, value in tensors.items()}
-    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    arrays = {name: np.asarray(on_host(value), order="C") for name, value in tensors.items()}
     try:
         # There and back, so that the checksum is taken over what a reader will see (string keys, lists).
         about = json.loads(json.dumps({**metadata, "format": FORMAT, "library": library_version()}, allow_nan=False))

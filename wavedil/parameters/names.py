@@ -33,7 +33,7 @@ def matcher(pattern: str):
 
     def fits(name: str) -> bool:
         found = compiled.fullmatch(name)
-        return bool(found) and all(
+        return found is not None and all(
             low <= int(number) <= high for number, (low, high) in zip(found.groups(), limits, strict=True)
         )
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, DTypeError, ShapeError
-from wavedil.kernels.workspace import aligned_zeros
+from wavedil.ops import devices
+from wavedil.ops.contract import on_host
 from wavedil.parameters import names as naming
 
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector register
@@ -54,7 +55,7 @@ class Parameters(Mapping):
     dtype : {"float32", "float64"}
         One dtype for all of them.
     device : {"cpu", "cuda:N"}
-        Where they lie; on a GPU they are `wavedil.kernels.cuda.device.Array` in place of NumPy's.
+        Where they lie; on a GPU they are `wavedil.kernels.cuda.array.Array` in place of NumPy's.
 
     Attributes
     ----------
@@ -102,12 +103,7 @@ class Parameters(Mapping):
             self.offsets[name] = end
             self.count += size
             end += -(-size // step) * step
-        if device == "cpu":
-            self.flat = aligned_zeros(end, self.dtype)
-        else:
-            from wavedil.kernels.cuda import device as cuda_device
-
-            self.flat = cuda_device.engine(device).zeros(end, self.dtype)
+        self.flat = devices.zeros(end, self.dtype, device)
         self._views = {}
         for name, dims in self.shapes.items():
             start = self.offsets[name]
@@ -193,7 +189,7 @@ class Parameters(Mapping):
         for name in wanted:
             if name not in arrays:
                 continue
-            value, shape = host(arrays[name]), self.shapes[name]
+            value, shape = np.asarray(on_host(arrays[name])), self.shapes[name]
             if value.shape != shape:
                 if strict:
                     raise ShapeError(f"Parameters.load: {name} must be {shape}, got {value.shape}")
@@ -203,7 +199,7 @@ class Parameters(Mapping):
                 raise DTypeError(f"Parameters.load: {name} must be {self.dtype}, got {value.dtype}")
             loaded.append(name)
         for name in loaded:
-            self[name][...] = host(arrays[name])
+            self[name][...] = on_host(arrays[name])
         return LoadReport(tuple(loaded), tuple(missing), tuple(unknown), tuple(mismatched))
 
     def element_mask(self) -> np.ndarray:
@@ -213,11 +209,6 @@ class Parameters(Mapping):
             start = self.offsets[name]
             mask[start : start + view.size] = True
         return mask
-
-
-def host(array) -> np.ndarray:
-    """Return the array, or a copy of it if it lies on a device."""
-    return array.to_host() if hasattr(array, "to_host") else np.asarray(array)
 
 
 def _few(names: Iterable[str]) -> str:

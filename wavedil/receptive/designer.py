@@ -141,7 +141,7 @@ def design(field: int, kernel_size: int = 2, blocks: int = 20, *, channels: int 
         raise ConfigError(f"{where}: blocks must be at least {needed} to see {field:,} samples with kernel "
                           f"{kernel_size} and no hole, got {blocks}")
 
-    found = {}
+    found: dict[tuple[int, ...], str] = {}
     for name, dilations in _candidates(field, kernel_size - 1, convolutions, base, blocks):
         found.setdefault(dilations, name)
     schedules = []

@@ -10,7 +10,7 @@ from wavedil.errors import ConfigError, DataError, DivergedError
 from wavedil.kernels.cpu import vector
 from wavedil.kernels.cpu.jit import jit
 from wavedil.ops import gated_stack
-from wavedil.parameters.store import host
+from wavedil.ops.contract import on_host
 
 
 @jit
@@ -107,7 +107,7 @@ class Predictor:
         time = self.state.time
         before = np.empty((1, len(codes)), np.int64)
         before[0, 0], before[0, 1:] = self.last, codes[:-1]
-        logits = host(gated_stack.step(before, self.state, self._condition))[0]
+        logits = on_host(gated_stack.step(before, self.state, self._condition))[0]
         mean, nats = np.empty(len(codes), np.float32), np.empty(len(codes))
         expect(logits, codes, self._decoded, np.empty_like(logits[0]), mean, nats)
         finite = np.isfinite(nats)
@@ -260,7 +260,7 @@ def _begin(model, state, last, speaker, condition, weights):
     if fresh:
         state.reset()
     if speaker is not None:
-        voice = host(model.params["speaker.embedding"])[speaker]
+        voice = on_host(model.params["speaker.embedding"])[speaker]
         condition = voice if condition is None else condition + voice
     if condition is not None and model.device != "cpu":
         condition = model.params.flat.engine.array(condition)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wavedil.errors import ConfigError
+from wavedil.ops import inplace
 from wavedil.parameters import adapters
 from wavedil.parameters import names as naming
 from wavedil.parameters.store import Parameters
@@ -255,13 +256,7 @@ class Plan:
 
     def pull(self, group: Group, rate: float) -> None:
         """Move a group's values by `rate` of the way to where they started."""
-        values, start = self.values.flat[group.part], self.start.flat[group.part]
-        if self.values.device != "cpu":
-            from wavedil.kernels.cuda import rows as cuda_rows
-
-            cuda_rows.pull(values, start, rate)
-            return
-        values -= values.dtype.type(rate) * (values - start)
+        inplace.pull(self.values.flat[group.part], self.start.flat[group.part], rate)
 
 
 def _groups(trained, shapes, params, recipe, optimizer, everything):

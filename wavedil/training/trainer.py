@@ -17,8 +17,9 @@ import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, DivergedError, DTypeError, ShapeError
 from wavedil.ops import update
+from wavedil.ops.contract import on_host
 from wavedil.parameters import files
-from wavedil.parameters.store import Parameters, host
+from wavedil.parameters.store import Parameters
 from wavedil.training import checkpoint, optimizers, schedules, sources
 from wavedil.training.finetune import FineTune, Group, Part, Plan
 
@@ -399,7 +400,7 @@ class Trainer:
         return norm * norm <= float(np.finfo(self._grads.dtype).max)
 
     def _diverged(self, loss, norm):
-        sizes = {name: float(np.max(np.abs(host(g)))) for name, g in self._grads.items()}
+        sizes = {name: float(np.max(np.abs(on_host(g)))) for name, g in self._grads.items()}
         name = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])
         unit = " bits" if self._bits != 1 else ""
         return DivergedError(
@@ -514,7 +515,7 @@ class Trainer:
         """
         self._check_whole()
         for name, values in self.model.params.items():
-            if not np.isfinite(host(values)).all():
+            if not np.isfinite(on_host(values)).all():
                 raise DivergedError(f"step {self.step}: expected finite weights, got others in {name}; not saved")
         file = checkpoint.trainer_file(path)
         groups = {"params": self.model.params, "buffers": self.model.buffers, **self.moments}

@@ -3,9 +3,9 @@
 import os
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-    from wavedil.kernels.cuda import device as cuda_device
+    from wavedil.kernels.cuda.engine import Driver
 
     # A simulated thread is one of Python's: as on a GPU, a grid has few blocks, and kernels stride over more work.
-    cuda_device.Driver.most_blocks = 4
+    Driver.most_blocks = 4
 else:
     collect_ignore_glob = ["test_*.py"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import wavedil as wd
-from wavedil.parameters.store import host
+from wavedil.ops.contract import on_host
 
 TRUNK = wd.WaveNetConfig(
     dilations=(1, 2), residual_channels=3, dilation_channels=2, skip_channels=3, end_channels=1, classes=5, codec="none"
@@ -43,7 +43,7 @@ def classifier(device, pooling="attentive", trunk=TRUNK, **options):
 
 
 def values(parameters):
-    return {name: host(value) for name, value in parameters.items()}
+    return {name: on_host(value) for name, value in parameters.items()}
 
 
 @pytest.mark.parametrize(

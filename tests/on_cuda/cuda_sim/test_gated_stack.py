@@ -7,7 +7,7 @@ from helpers import ops as h
 
 from wavedil.errors import ConfigError, DTypeError, OutOfMemoryError
 from wavedil.kernels.cpu.random import uniform
-from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda.engine import Driver, HostEngine, use_engine
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import gated_stack
 from wavedil.ops.gated_stack import cases, cuda, cuda_sample
@@ -78,9 +78,9 @@ def test_half_activations_take_half_the_memory_and_equal_the_reference():
 
 
 def test_what_is_launched_is_listed(monkeypatch):
-    names, launch = set(), cuda_device.Driver.launch
+    names, launch = set(), Driver.launch
     monkeypatch.setattr(
-        cuda_device.Driver, "launch", lambda self, kernel, *rest: (names.add(kernel.name), launch(self, kernel, *rest))
+        Driver, "launch", lambda self, kernel, *rest: (names.add(kernel.name), launch(self, kernel, *rest))
     )
     arguments, settings = small("local")
     gated_stack.loss_and_grads(**on_device(arguments), **settings)
@@ -167,18 +167,18 @@ def test_too_little_shared_memory_is_said(monkeypatch):
 def test_out_of_memory_says_which_batch_fits():
     arguments, settings = small(time=200, batch=4)
 
-    class Small(cuda_device.HostEngine):
+    class Small(HostEngine):
         def launch(self, *_):
             raise AssertionError("nothing should run")
 
-    with cuda_device.use(Small(limit=150_000)):
+    with use_engine(Small(limit=150_000)):
         with pytest.raises(OutOfMemoryError) as caught:
             gated_stack.loss_and_grads(**on_device(arguments), **settings)
     text = str(caught.value)
     assert "a batch of 4 x 200 needs a workspace of" in text and "a batch of 1 would fit" in text, text
     assert text.endswith("; less is needed with recompute=True")
 
-    with cuda_device.use(Small(limit=20_000)):
+    with use_engine(Small(limit=20_000)):
         params = device.to_device({n: a.astype("float32") for n, a in arguments["params"].items()})
         with pytest.raises(OutOfMemoryError) as caught:
             gated_stack.forward(params, arguments["codes"], **settings, half_activations=True, recompute=True)

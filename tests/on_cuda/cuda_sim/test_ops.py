@@ -12,7 +12,8 @@ from helpers import device
 from helpers import ops as h
 
 from wavedil import errors, ops
-from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda.engine import Driver, HostEngine, device_array, use_engine
+from wavedil.kernels.cuda.launch import SIMULATED
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import contract
 
@@ -40,9 +41,9 @@ DTYPES = ("float32", "float64")
 @pytest.fixture
 def launched(monkeypatch):
     """The kernels that are launched."""
-    kernels, launch = [], cuda_device.Driver.launch
+    kernels, launch = [], Driver.launch
     monkeypatch.setattr(
-        cuda_device.Driver, "launch", lambda self, kernel, *rest: (kernels.append(kernel), launch(self, kernel, *rest))
+        Driver, "launch", lambda self, kernel, *rest: (kernels.append(kernel), launch(self, kernel, *rest))
     )
     return kernels
 
@@ -72,10 +73,10 @@ def test_update(name):
         settings = case.sizes["settings"] | ({} if case.sizes["update"] == "sgd" else {"step": step})
         call = getattr(ops.update, case.sizes["update"])
         call(grads=g, **arrays, **settings, backend="reference")
-        call(grads=cuda_device.array(g), **on_device, **settings)
+        call(grads=device_array(g), **on_device, **settings)
     for key, expected in arrays.items():
         h.assert_close(on_device[key].to_host(), expected, 1e-14, key)
-    norm = ops.update.global_norm(cuda_device.array(gradients[0]))
+    norm = ops.update.global_norm(device_array(gradients[0]))
     assert norm == pytest.approx(np.linalg.norm(gradients[0]), rel=1e-14)
 
 
@@ -140,12 +141,12 @@ def test_a_pooled_deviation_of_large_numbers_is_not_lost():
     x = (1e6 + np.random.default_rng(0).standard_normal((1, 6, 2))).astype(np.float32)
     expected = np.sqrt(x.astype(np.float64).var(axis=1) + ops.pooling.EPSILON)
     with mock.patch("wavedil.ops.pooling.cuda.SLAB", 3):
-        y, _ = ops.pooling.forward(cuda_device.array(x), kind="statistics")
+        y, _ = ops.pooling.forward(device.to_device(x), kind="statistics")
     np.testing.assert_allclose(y.to_host()[:, 2:], expected, rtol=1e-5)
 
 
 def test_simulated():
-    assert cuda_device.SIMULATED
+    assert SIMULATED
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
@@ -193,28 +194,28 @@ def test_another_librarys_arrays_are_taken_without_a_copy():
 )  # fmt: skip
 def test_bad_arrays(error, message, arguments):
     with pytest.raises(error) as caught:
-        ops.conv1d.forward(**arguments(cuda_device.array))
+        ops.conv1d.forward(**arguments(device_array))
     assert message in str(caught.value)
 
 
 def test_arrays_on_two_devices():
-    class Other(cuda_device.HostEngine):
+    class Other(HostEngine):
         name = "cuda:1"
 
-    x = cuda_device.array(X)
+    x = device_array(X)
     with pytest.raises(errors.DTypeError, match="w must be in the memory of cuda:0 as the others are, .* of cuda:1"):
         ops.conv1d.forward(x, Other().array(W))
 
 
 def test_a_state_elsewhere():
-    for x, like, place in ((cuda_device.array(X), None, "cuda:0"), (X, cuda_device.array(X), "host's")):
+    for x, like, place in ((device_array(X), None, "cuda:0"), (X, device_array(X), "host's")):
         state = ops.pooling.init_state(1, 2, like)
         with pytest.raises(errors.DTypeError, match=f"pooling.step: state.total must be in the .*{place}.* as the oth"):
             ops.pooling.step(x, state)
 
 
 def test_less_shared_memory_means_flatter_tiles(launched, monkeypatch):
-    x, w = cuda_device.array(X), cuda_device.array(W)
+    x, w = device_array(X), device_array(W)
     monkeypatch.setattr(x.engine, "shared_memory", 250)
     y, _ = ops.conv1d.forward(x, w)
     tile = launched[0].tile
@@ -226,11 +227,11 @@ def test_less_shared_memory_means_flatter_tiles(launched, monkeypatch):
 
 
 def test_out_of_memory_says_how_much():
-    with cuda_device.use(cuda_device.HostEngine(limit=1000)):
+    with use_engine(HostEngine(limit=1000)):
         with pytest.raises(errors.OutOfMemoryError, match="an array of 4,000 bytes does not fit: 1,000 of 1,000"):
-            cuda_device.array(np.zeros(1000, np.float32))
+            device_array(np.zeros(1000, np.float32))
 
 
 def test_numpy_does_not_take_device_arrays_silently():
     with pytest.raises(TypeError, match="to_host"):
-        np.asarray(cuda_device.array(X))
+        np.asarray(device_array(X))

@@ -6,7 +6,7 @@ from helpers import device
 from helpers import ops as h
 
 from wavedil.errors import DTypeError
-from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda.engine import Driver
 from wavedil.ops import tcn_stack
 from wavedil.ops.tcn_stack import Dropout, cases, cuda
 
@@ -56,9 +56,9 @@ def test_streams(name):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_what_is_launched_is_listed(name, monkeypatch):
-    names, launch = set(), cuda_device.Driver.launch
+    names, launch = set(), Driver.launch
     monkeypatch.setattr(
-        cuda_device.Driver, "launch", lambda self, kernel, *rest: (names.add(kernel.name), launch(self, kernel, *rest))
+        Driver, "launch", lambda self, kernel, *rest: (names.add(kernel.name), launch(self, kernel, *rest))
     )
     arguments, settings = small(name)
     tcn_stack.loss_and_grads(**arguments | {"params": device.to_device(arguments["params"])}, **settings)

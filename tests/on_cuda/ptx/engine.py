@@ -4,11 +4,11 @@ import numpy as np
 
 from ptx import compiler
 from ptx.machine import launch
-from wavedil.kernels.cuda.device import HostEngine
+from wavedil.kernels.cuda.engine import HostEngine
 
 
 class Interpreter(HostEngine):
-    """Use with ``cuda_device.use(Interpreter("9.0"))``.
+    """Use with ``use_engine(Interpreter("9.0"))``.
 
     Parameters
     ----------

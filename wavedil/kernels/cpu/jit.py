@@ -98,6 +98,10 @@ def inner(function):
     return njit(no_cpython_wrapper=True, pipeline_class=_PartCompiler, **OPTIONS)(function)
 
 
+# For ``numba.extending.overload``: a function that types pick is compiled as an inner kernel is.
+INNER = OPTIONS | {"pipeline_class": _PartCompiler, "no_cpython_wrapper": True}
+
+
 def _no_cache():
     from numba.core.caching import NullCache
 

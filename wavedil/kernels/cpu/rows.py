@@ -6,7 +6,7 @@ from numba.extending import intrinsic
 
 from wavedil.kernels.cpu.emit import Emitter, fields
 from wavedil.kernels.cpu.jit import inner
-from wavedil.kernels.cpu.panels import beyond, down, right, type_of, width_of, zero_rows
+from wavedil.kernels.cpu.panels import beyond, down, move_memory, right, type_of, width_of, zero_rows
 from wavedil.kernels.cpu.vector import emit_exp_negative
 
 
@@ -125,6 +125,25 @@ def relu_rows(source, target, rows, panels):
 
 
 @inner
+def copy_rows(source, target, rows, panels):
+    """target = source"""
+    w = width_of(source.data)
+    for p in range(panels):
+        for r in range(rows):
+            move_memory(beyond(target.data, p * target.panel + r * target.row),
+                        beyond(source.data, p * source.panel + r * source.row), w)  # fmt: skip
+
+
+@inner
+def add_rows(source, target, rows, panels):
+    """target += source"""
+    for p in range(panels):
+        for r in range(rows):
+            _copy_vectors(beyond(source.data, p * source.panel + r * source.row),
+                          beyond(target.data, p * target.panel + r * target.row), True)  # fmt: skip
+
+
+@inner
 def add_column_sums(view, rows, panels, sums):
     """sums += the sums over the rows"""
     w = width_of(sums)
@@ -153,7 +172,7 @@ def cross_entropy_rows(logits, rows, panels, codes, weights, scale, with_gradien
     """Sum of weight * nats of the rows' codes; the logits are replaced by their gradient if asked for.
 
     dlogits = weight * scale * (softmax(logits) - one_hot(code)). Otherwise the logits are used up. Rows of weight 0
-    count nothing, even if they hold NaN.
+    count for nothing, whatever they hold.
     """
     w = width_of(logits.data)
     total = 0.0

@@ -5,9 +5,9 @@ import functools
 import numpy as np
 from numba import cuda, int64, types, uint64
 
-from wavedil.kernels.cuda.device import Kernel, stage, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.engine import stage
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
 
 
 def sum_of_rows(out, x, starts, places, workspace):

@@ -23,103 +23,10 @@ import math
 import numpy as np
 from numba import cuda, int64, types, uint32, uint64
 
-from wavedil.kernels.cuda.device import SIMULATED, Kernel, Tile, threads_or, tile_or
-from wavedil.kernels.cuda.storage import four, reals
-
-# Chosen by what ptxas reports for compute capability 8.0 and 9.0: 8 x 4 results a thread take some 128 registers with
-# all addresses and what is fetched ahead, and spill none; 64 columns are the gates of 32 channels. Of blocks of 128
-# threads four fit on a multiprocessor at once and hide each other's loads.
-ROW_TILES = {"float32": Tile(64, 64, 16, 8, 4), "float64": Tile(64, 32, 16, 4, 4)}
-# 32 rows: a tap of 32 channels fills the tile, and one of 64 two of them.
-COLUMN_TILES = {"float32": Tile(32, 64, 16, 4, 4), "float64": Tile(32, 64, 16, 4, 4)}
-SHARED = 48 * 1024  # bytes of shared memory that every GPU has for a block
-SLABS = 64  # of a sum over rows, about: enough blocks for a GPU, few enough to add up quickly
-
-
-def parts(dtype, tile):
-    """The product of two shared tiles into a thread's registers, and the steps between their inner indices."""
-    real, _ = reals(dtype)
-    pad = 16 // np.dtype(dtype).itemsize  # so that the threads that write a column do not all meet in one bank
-    left_step, right_step = tile.rows + pad, tile.columns + pad
-    depth, rows, columns = tile.depth, tile.down, tile.across
-
-    @cuda.jit(device=True)
-    def step(results, lefts, rights, i, first_row, first_column):
-        # Unsigned, and in this order: only so neighbours are seen to be neighbours, and become one load of 16 bytes.
-        left, right = uint32(i * left_step + first_row), uint32(i * right_step + first_column)
-        for r in range(rows):
-            for c in range(columns):
-                results[r * columns + c] += lefts[left + uint32(r)] * rights[right + uint32(c)]
-
-    @cuda.jit(device=True)
-    def multiply(results, lefts, rights, first_row, first_column):
-        """results +="""
-        if depth % 4 == 0:  # four steps written out
-            for i in range(0, depth, 4):
-                step(results, lefts, rights, i, first_row, first_column)
-                step(results, lefts, rights, i + 1, first_row, first_column)
-                step(results, lefts, rights, i + 2, first_row, first_column)
-                step(results, lefts, rights, i + 3, first_row, first_column)
-        else:
-            for i in range(depth):
-                step(results, lefts, rights, i, first_row, first_column)
-
-    return multiply, left_step, right_step
-
-
-def reader(left, real, span):
-    """What a product reads of its left factor: ``left(a)`` of the module's equations, as a ``real``."""
-    product, relu, zero = left == "product", left == "relu", real(0)
-
-    @cuda.jit(device=True)
-    def value(found, factor):
-        found = real(found)
-        if product:
-            found = found * real(factor)
-        if relu and found < zero:  # NaN stays NaN
-            found = zero
-        return found
-
-    @cuda.jit(device=True)
-    def read(held, place, a, a2, at, count, vectors):
-        """held[place :] = ``span`` neighbours from ``at`` on, of which ``count`` exist; the others are zeros."""
-        for i in range(span):
-            held[place + i] = zero
-        if span == 4 and vectors:
-            if count > 0:  # then all four exist
-                found = four(a, uint64(at))
-                factors = four(a2, uint64(at)) if product else found
-                held[place] = value(found[0], factors[0])
-                held[place + 1] = value(found[1], factors[1])
-                held[place + 2] = value(found[2], factors[2])
-                held[place + 3] = value(found[3], factors[3])
-        else:
-            for i in range(span):
-                if i < count:
-                    found = a[uint64(at + i)]
-                    held[place + i] = value(found, a2[uint64(at + i)] if product else found)
-
-    return read
-
-
-def putter(span, lines, count, threads, step, transposed):
-    """What copies a thread's spans, ``lines`` side by side and ``count`` in all, into a factor in shared memory.
-
-    The inner index comes first there; ``transposed``: spans run along it.
-    """
-    rounds, along = -(-count // threads), step if transposed else 1
-
-    @cuda.jit(device=True)
-    def put(factor, held, thread):
-        for j in range(rounds):
-            e = thread + j * threads
-            at = e % lines * span * step + e // lines if transposed else e // lines * step + e % lines * span
-            if e < count:
-                for i in range(span):
-                    factor[uint32(at) + uint32(i * along)] = held[j * span + i]
-
-    return put
-
+from wavedil.kernels.cuda.launch import SIMULATED, Kernel, tile_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.sums import add_slabs, cut_rows, sum_slabs
+from wavedil.kernels.cuda.tiles import COLUMN_TILES, ROW_TILES, SHARED, global_reader, parts, shared_writer
 
 # ---- row product -----------------------------------------------------------------------------------------------------
 LEFTS = ("plain", "product", "relu")
@@ -154,7 +61,7 @@ def _row_product(dtype, tile, left, end, transposed, second, halves):
     left_rounds, right_rounds = -(-left_spans // threads), -(-right_spans // threads)
     left_share, right_share = left_rounds * span, right_rounds * span
     deep, wide = depth // span, block_columns // span  # spans side by side
-    read, read_weights = reader(left, real, span), reader("plain", real, span)
+    read, read_weights = global_reader(left, real, span), global_reader("plain", real, span)
 
     @cuda.jit(device=True)
     def fetch_left(held, a, a2, b, first, rows_in, c0, inputs, thread, vectors):
@@ -180,8 +87,8 @@ def _row_product(dtype, tile, left, end, transposed, second, halves):
                 count, at = columns - n if c < inputs else 0, (k * inputs + c) * columns + n
             read_weights(held, j * span, w, w, at, count if e < right_spans else 0, vectors)
 
-    put_left = putter(span, deep, left_spans, threads, left_step, True)
-    put_plain_right = putter(span, deep if transposed else wide, right_spans, threads, right_step, transposed)
+    put_left = shared_writer(span, deep, left_spans, threads, left_step, True)
+    put_plain_right = shared_writer(span, deep if transposed else wide, right_spans, threads, right_step, transposed)
 
     @cuda.jit(device=True)
     def put_gate(rights, held, thread):
@@ -367,7 +274,7 @@ def _column_product(dtype, tile, left, half):
     deep, wide = block_rows // span, block_columns // span  # spans side by side
     left_rounds, right_rounds = -(-deep * depth // threads), -(-wide * depth // threads)
     left_share, right_share = left_rounds * span, right_rounds * span
-    read, read_gradient = reader(left, real, span), reader("plain", real, span)
+    read, read_gradient = global_reader(left, real, span), global_reader("plain", real, span)
 
     @cuda.jit(device=True)
     def fetch_left(held, a, a2, codes, b, first, count, rows_in, c0, inputs, thread, vectors):
@@ -391,8 +298,8 @@ def _column_product(dtype, tile, left, half):
             exist = columns - n if r < min(count, depth) else 0
             read_gradient(held, j * span, g, g, (first + r) * columns + n, exist, vectors)
 
-    put_left = putter(span, deep, deep * depth, threads, left_step, False)
-    put_right = putter(span, wide, wide * depth, threads, right_step, False)
+    put_left = shared_writer(span, deep, deep * depth, threads, left_step, False)
+    put_right = shared_writer(span, wide, wide * depth, threads, right_step, False)
 
     def kernel(
         sums, a, a2, codes, g,
@@ -461,35 +368,6 @@ def _column_product(dtype, tile, left, half):
     return Kernel(f"column_product.{left}{'.a16' * half}.{dtype}", kernel, signature, threads, tile)
 
 
-def sum_slabs(dtype):
-    """The kernel that adds up slabs."""
-    return _sum_slabs(np.dtype(dtype), threads_or(128))
-
-
-@functools.cache
-def _sum_slabs(dtype, threads):
-    real, array = reals(dtype)
-    zero = real(0)
-
-    def kernel(dw, db, sums, begin, end, weights, count, slabs, groups):
-        """dw +=, then db (groups, count) +=: elements begin to end, slabs in their order; one a thread."""
-        step = weights + count  # of a slab
-        for i in range(begin + cuda.grid(1), end, cuda.gridsize(1)):
-            if i < weights:
-                total = zero
-                for s in range(slabs):
-                    total += sums[uint64(s * step + i)]
-                dw[uint64(i)] += total
-            else:
-                group, n = (i - weights) // count, (i - weights) % count
-                total = zero
-                for s in range(group * (slabs // groups), (group + 1) * (slabs // groups)):
-                    total += sums[uint64(s * step + weights + n)]
-                db[uint64(i - weights)] += total
-
-    return Kernel(f"sum_slabs.{dtype}", kernel, (array,) * 3 + (int64,) * 6, threads)
-
-
 def columns(
     workspace, dw, db, a, g, *, a2=None, codes=None, inputs=None, taps=1, shift=0, dilation=1, left="plain", groups=1
 ):
@@ -525,23 +403,6 @@ def columns(
         item_slabs, not inputs % 4 and a.aligned and a2.aligned, not count % 4 and g.aligned,
     )  # fmt: skip
     add_slabs(dw, db, sums, size, count, batch * item_slabs, groups)
-
-
-def cut_rows(batch, rows, depth):
-    """Rows of a slab, and slabs of an item."""
-    slab_rows = max(4 * depth, -(-rows // max(1, SLABS // batch)))
-    return slab_rows, -(-rows // slab_rows)
-
-
-def add_slabs(dw, db, sums, size, count, slabs, groups=1):
-    """dw +=, db +=: slabs of ``size`` elements, the last ``count`` of which are those of db (for each group)."""
-    kernel, weights = sum_slabs(sums.dtype), size - count
-    begin = weights if dw is None else 0
-    end = weights if db is None else weights + groups * count
-    if begin == end:
-        return
-    dw, db = sums if dw is None else dw, sums if db is None else db
-    kernel(-(-(end - begin) // kernel.threads), dw, db, sums, begin, end, weights, count, slabs, groups)
 
 
 @functools.cache

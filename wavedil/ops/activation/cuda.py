@@ -9,10 +9,10 @@ import math
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.sums import add_rows_to, sum_kernels
 from wavedil.ops.activation import GATED, KINDS, LEARNED
 from wavedil.ops.activation.angles import PI, sine_and_cosine
 
@@ -32,7 +32,7 @@ def backward(grads, dy, saved, *, workspace, threads):
     kernel = _backward(dy.dtype, threads_or(256), kind)
     kernel(blocks_for(kernel, dy.size), dx, da, dy, x, dy if a is None else a, alpha, dy.size, channels)
     if grads.a is not None:
-        cuda_rows.add_rows_to(make, grads.a, da)
+        add_rows_to(make, grads.a, da)
 
 
 def _polynomial(real, coefficients):
@@ -217,4 +217,4 @@ def kernels(dtype):
     """All kernels that this family launches."""
     dtype, threads = np.dtype(dtype), threads_or(256)
     made = [make(dtype, threads, kind) for kind in KINDS for make in (_forward, _backward)]
-    return (*made, *cuda_rows.sum_kernels(dtype))
+    return (*made, *sum_kernels(dtype))

@@ -11,8 +11,9 @@ import math
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels.cuda.device import Kernel, lanes, scratch, threads_or
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.launch import Kernel, lanes, threads_or
+from wavedil.kernels.cuda.numbers import reals
 from wavedil.ops.attention import reference
 
 

@@ -12,18 +12,19 @@ import functools
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.engine import scratch
 from wavedil.kernels.cuda.gather import sum_kernel
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.rows import remember, row_kernels, unroll
+from wavedil.kernels.cuda.sums import add_slabs, cut_rows, sum_slabs
 
 
 def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
     """y ="""
     if groups == 1:
-        cuda_tiles.rows(y, x, w, bias=b, taps=w.shape[0], shift=-padding[0], dilation=dilation)
+        products.rows(y, x, w, bias=b, taps=w.shape[0], shift=-padding[0], dilation=dilation)
         return
     kernel = _grouped_forward(y.dtype, threads_or(128))
     kernel(
@@ -39,23 +40,23 @@ def backward(grads, dy, saved, *, workspace, threads):
     make = scratch(workspace, dy.engine)
     if grads.x is not None:
         if groups == 1:
-            cuda_tiles.rows(grads.x, dy, w, taps=taps, shift=left, dilation=-dilation, transposed=True)
+            products.rows(grads.x, dy, w, taps=taps, shift=left, dilation=-dilation, transposed=True)
         else:
             kernel = _grouped_input_gradient(dy.dtype, threads_or(128))
             kernel(blocks_for(kernel, x.size), grads.x, dy, w, *_sizes(x, dy, w, groups), -left, dilation)
     if grads.w is None and grads.b is None:
         return
     if groups == 1:
-        cuda_tiles.columns(make, grads.w, grads.b, x, dy, taps=taps, shift=-left, dilation=dilation)
+        products.columns(make, grads.w, grads.b, x, dy, taps=taps, shift=-left, dilation=dilation)
     else:
         kernel = _grouped_weight_gradient(dy.dtype, threads_or(128))
-        slab_rows, item_slabs = cuda_tiles.cut_rows(x.shape[0], dy.shape[1], 16)
+        slab_rows, item_slabs = cut_rows(x.shape[0], dy.shape[1], 16)
         count, slabs = dy.shape[2], x.shape[0] * item_slabs
         size = (taps * w.shape[1] + 1) * count
         sums = make(("sums", slabs * size), (slabs * size,), dy.dtype)
         work = blocks_for(kernel, slabs * size)
         kernel(work, sums, x, dy, *_sizes(x, dy, w, groups), -left, dilation, slab_rows, item_slabs)
-        cuda_tiles.add_slabs(grads.w, grads.b, sums, size, count, slabs)
+        add_slabs(grads.w, grads.b, sums, size, count, slabs)
 
 
 def step(y, state, x, w, b, dilation, groups, *, workspace):
@@ -63,9 +64,9 @@ def step(y, state, x, w, b, dilation, groups, *, workspace):
     history, position = state
     (batch, span, channels), n = history.shape, x.shape[1]
     rows = scratch(workspace, x.engine)("conv1d.rows", (batch, span + n, channels), x.dtype)
-    cuda_rows.unroll(rows, history, x, int(position[0]))
+    unroll(rows, history, x, int(position[0]))
     forward(y, rows, w, b, dilation, (0, 0), groups, workspace=workspace, threads=None)
-    cuda_rows.remember(history, x, int(position[0]))
+    remember(history, x, int(position[0]))
     if span:
         position[0] = (position[0] + n) % span
 
@@ -158,10 +159,10 @@ def kernels(dtype):
     dtype = np.dtype(dtype)
     grouped = (_grouped_forward, _grouped_input_gradient, _grouped_weight_gradient)
     return (
-        cuda_tiles.row_product(dtype),
-        cuda_tiles.row_product(dtype, transposed=True),
-        cuda_tiles.column_product(dtype),
-        cuda_tiles.sum_slabs(dtype),
+        products.row_product(dtype),
+        products.row_product(dtype, transposed=True),
+        products.column_product(dtype),
+        sum_slabs(dtype),
         *(make(dtype, threads_or(128)) for make in grouped),
-        *cuda_rows.kernels(dtype), sum_kernel(dtype),
+        *row_kernels(dtype), sum_kernel(dtype),
     )

@@ -14,12 +14,13 @@ import functools
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
+from wavedil.kernels.cuda import elementwise, products
+from wavedil.kernels.cuda.engine import scratch
 from wavedil.kernels.cuda.gather import sum_kernel
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.rows import move_columns, remember, row_kernels, unroll
+from wavedil.kernels.cuda.sums import sum_slabs
 
 ELEMENTS = 2**24  # of what the taps see, at once
 
@@ -59,11 +60,11 @@ def backward(grads, dy, saved, *, workspace, threads):
             part = dy[item : item + count].reshape(1, -1, w.shape[3])
             if groups > 1:
                 own = make("dy of group", (1, part.shape[1], outputs), w.dtype)
-                part = cuda_rows.move_columns(own, part, g * outputs, 0)
-            cuda_tiles.columns(make, dw, db, seen, part)
+                part = move_columns(own, part, g * outputs, 0)
+            products.columns(make, dw, db, seen, part)
         if dw is not None:
             if groups == 1:
-                cuda_rows.add(grads.w, dw)
+                elementwise.add(grads.w, dw)
             else:
                 kernel = _add_columns(w.dtype, threads_or(256))
                 kernel(blocks_for(kernel, dw.size), grads.w, dw, dw.size, w.shape[3], outputs, g * outputs)
@@ -75,9 +76,9 @@ def step(y, state, x, w, b, dilation, columns, groups, *, workspace):
     batch, span, width, channels = history.shape
     flat = history.reshape(batch, span, width * channels), x.reshape(batch, -1, width * channels)
     rows = scratch(workspace, x.engine)("rows", (batch, span + x.shape[1], width, channels), x.dtype)
-    cuda_rows.unroll(rows.reshape(batch, -1, width * channels), *flat, int(position[0]))
+    unroll(rows.reshape(batch, -1, width * channels), *flat, int(position[0]))
     forward(y, rows, w, b, dilation, ((0, 0), columns), groups, workspace=workspace, threads=None)
-    cuda_rows.remember(*flat, int(position[0]))
+    remember(*flat, int(position[0]))
     if span:
         position[0] = (position[0] + x.shape[1]) % span
 
@@ -119,11 +120,11 @@ def _product(make, y, seen, weight, bias, item, count, group, groups):
     """Some items of y, in a group's channels = seen weight + bias"""
     part, columns = y[item : item + count].reshape(1, -1, y.shape[3]), weight.shape[1]
     if groups == 1:
-        cuda_tiles.rows(part, seen, weight, bias=bias)
+        products.rows(part, seen, weight, bias=bias)
         return
     product = make("product of group", (1, part.shape[1], columns), y.dtype)
-    cuda_tiles.rows(product, seen, weight, bias=bias)
-    cuda_rows.move_columns(part, product, 0, group * columns)
+    products.rows(product, seen, weight, bias=bias)
+    move_columns(part, product, 0, group * columns)
 
 
 @functools.cache
@@ -180,6 +181,6 @@ def kernels(dtype):
     """All kernels that this family launches."""
     dtype, threads = np.dtype(dtype), threads_or(256)
     return (
-        *(make(dtype, threads) for make in (_see, _pick, _add_columns)), cuda_tiles.row_product(dtype),
-        cuda_tiles.column_product(dtype), cuda_tiles.sum_slabs(dtype), *cuda_rows.kernels(dtype), sum_kernel(dtype),
+        *(make(dtype, threads) for make in (_see, _pick, _add_columns)), products.row_product(dtype),
+        products.column_product(dtype), sum_slabs(dtype), *row_kernels(dtype), sum_kernel(dtype),
     )  # fmt: skip

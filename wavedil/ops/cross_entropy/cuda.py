@@ -10,11 +10,12 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import Kernel, lanes, scratch, threads_or, whole
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.array import int64_codes
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, lanes, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.sums import sum_slabs, sum_values, sum_values_kernel
 
 CHUNK = 32768  # rows whose logits are in memory at once: 32 MiB of float32 at 256 classes, and enough for any GPU
 
@@ -25,15 +26,15 @@ def forward(loss, x, w, b, targets, weights, smoothing, *, workspace, threads):
     nats = make("nats", (count,), np.float64)
     for first, end, logits, _ in _chunks(make, x, w, b, weights):
         rows_loss(
-            nats.part(first, end), logits, whole(targets).reshape(-1), weights, first, 0.0, smoothing=smoothing
+            nats.part(first, end), logits, int64_codes(targets).reshape(-1), weights, first, 0.0, smoothing=smoothing
         )
-    cuda_rows.total(loss, nats)
+    sum_values(loss, nats)
 
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +="""
     x, w, b, targets, weights, smoothing = saved
-    make, targets = scratch(workspace, x.engine), whole(targets).reshape(-1)
+    make, targets = scratch(workspace, x.engine), int64_codes(targets).reshape(-1)
     nats = make("nats", (targets.size,), np.float64)
     for first, end, logits, rows in _chunks(make, x, w, b, weights):
         rows_loss(
@@ -41,8 +42,8 @@ def backward(grads, dy, saved, *, workspace, threads):
         )
         if grads.x is not None:
             dx = grads.x.reshape(-1, x.shape[-1])[first:end]
-            cuda_tiles.rows(dx.reshape(1, *dx.shape), logits, w, transposed=True)
-        cuda_tiles.columns(make, grads.w, grads.b, rows, logits)
+            products.rows(dx.reshape(1, *dx.shape), logits, w, transposed=True)
+        products.columns(make, grads.w, grads.b, rows, logits)
 
 
 def _chunks(make, x, w, b, weights):
@@ -53,7 +54,7 @@ def _chunks(make, x, w, b, weights):
         end = min(first + CHUNK, len(flat))
         rows = flat[first:end].reshape(1, end - first, -1)
         logits = held[: end - first].reshape(1, end - first, classes)
-        cuda_tiles.rows(logits, rows, w, bias=b)
+        products.rows(logits, rows, w, bias=b)
         yield first, end, logits, rows
 
 
@@ -153,7 +154,7 @@ def kernels(dtype):
     """All kernels that this family launches."""
     dtype = np.dtype(dtype)
     return (
-        cuda_tiles.row_product(dtype), cuda_tiles.row_product(dtype, transposed=True), cuda_tiles.column_product(dtype),
-        cuda_tiles.sum_slabs(dtype), _rows_loss(dtype, threads_or(128)), cuda_rows.sum_of_all(),
+        products.row_product(dtype), products.row_product(dtype, transposed=True), products.column_product(dtype),
+        sum_slabs(dtype), _rows_loss(dtype, threads_or(128)), sum_values_kernel(),
         _rows_loss(dtype, threads_or(128), True), _counted(dtype, threads_or(256)),
     )  # fmt: skip

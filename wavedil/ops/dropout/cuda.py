@@ -6,9 +6,8 @@ import numpy as np
 from numba import cuda, int64, types, uint64
 
 from wavedil.kernels.cpu.random import mask_key
-from wavedil.kernels.cuda.device import Kernel, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
 
 # Products of 32 bits are taken in 64, and cut off.
 LOW, STEP, FIRST, SECOND = (np.uint64(n) for n in (0xFFFFFFFF, 0x9E3779B1, 0x7FEB352D, 0x846CA68B))

@@ -10,24 +10,26 @@ import functools
 import numpy as np
 from numba import cuda, int64, types, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda.device import Kernel, scratch, threads_or, whole
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.array import int64_codes
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.sums import add_slabs, sum_slabs
 
 
 def forward(y, codes, table, *, workspace, threads):
     """y ="""
     kernel = _gather(table.dtype, y.dtype, threads_or(256))
-    kernel(blocks_for(kernel, y.size), y, whole(codes), table, codes.size, table.shape[1])
+    kernel(blocks_for(kernel, y.size), y, int64_codes(codes), table, codes.size, table.shape[1])
 
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.table +="""
     if grads.table is not None:
         make, rows = scratch(workspace, dy.engine), dy.reshape(1, -1, saved.channels)
-        codes = whole(saved.codes)
-        cuda_tiles.columns(make, grads.table, None, None, rows, codes=codes, inputs=saved.classes, left="one_hot")
+        codes = int64_codes(saved.codes)
+        products.columns(make, grads.table, None, None, rows, codes=codes, inputs=saved.classes, left="one_hot")
 
 
 def add_rows(table, codes, rows, workspace):
@@ -37,11 +39,11 @@ def add_rows(table, codes, rows, workspace):
         batch, time = rows.shape[:2]
         sums = make("sums of rows", (batch, channels), rows.dtype)
         sums.fill(0)
-        cuda_tiles.add_slabs(None, sums, rows, channels, channels, batch * time, batch)
+        add_slabs(None, sums, rows, channels, channels, batch * time, batch)
         rows = sums
     codes = table.engine.array(codes.astype(np.int64))
     rows = rows.reshape(1, -1, channels)
-    cuda_tiles.columns(make, table, None, None, rows, codes=codes, inputs=classes, left="one_hot")
+    products.columns(make, table, None, None, rows, codes=codes, inputs=classes, left="one_hot")
 
 
 @functools.cache
@@ -66,5 +68,5 @@ def kernels(dtype):
     """All kernels that this family launches."""
     dtype = np.dtype(dtype)
     return (
-        _gather(dtype, dtype, threads_or(256)), cuda_tiles.column_product(dtype, "one_hot"), cuda_tiles.sum_slabs(dtype)
+        _gather(dtype, dtype, threads_or(256)), products.column_product(dtype, "one_hot"), sum_slabs(dtype)
     )  # fmt: skip

@@ -11,9 +11,10 @@ weights        columns of the rows times columns of their gradients, slab by sla
 
 import numpy as np
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import scratch
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.rows import remember, row_kernels, unroll
+from wavedil.kernels.cuda.sums import add_slabs, sum_slabs
 
 
 def forward(
@@ -55,7 +56,7 @@ def backward(grads, dy, saved, *, workspace, threads):
     )  # fmt: skip
     for dw, db, g in pairs:
         if g is not None:
-            cuda_tiles.columns(make, dw, db, saved.tanh, g, a2=saved.sigmoid, left="product")
+            products.columns(make, dw, db, saved.tanh, g, a2=saved.sigmoid, left="product")
 
 
 def step(
@@ -80,11 +81,11 @@ def step(
     make = scratch(workspace, x.engine)
     rows = make("rows", (batch, span + n, channels), x.dtype)
     tanh, sigmoid = (make(name, (batch, n, conv_weight.shape[2] // 2), x.dtype) for name in ("tanh", "sigmoid"))
-    cuda_rows.unroll(rows, history, x, int(position[0]))
+    unroll(rows, history, x, int(position[0]))
     gates(make, tanh, sigmoid, rows, conv_weight, conv_bias, condition, condition_weight, 0, dilation)
     mix(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
     mix(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
-    cuda_rows.remember(history, x, int(position[0]))
+    remember(history, x, int(position[0]))
     if span:
         position[0] = (position[0] + n) % span
 
@@ -96,27 +97,27 @@ def gates(make, tanh, sigmoid, x, conv_weight, conv_bias, condition, condition_w
     if condition is not None and condition.ndim == 2:
         bias = make("item biases", (len(condition), conv_weight.shape[2]), conv_weight.dtype)
         project(bias, condition, condition_weight, conv_bias)
-        cuda_tiles.rows(tanh, x, conv_weight, bias=bias, bias_step=bias.shape[1], **settings)
+        products.rows(tanh, x, conv_weight, bias=bias, bias_step=bias.shape[1], **settings)
     else:
-        cuda_tiles.rows(tanh, x, conv_weight, bias=conv_bias, more=condition, w_more=condition_weight, **settings)
+        products.rows(tanh, x, conv_weight, bias=conv_bias, more=condition, w_more=condition_weight, **settings)
 
 
 def project(out, condition, weight, bias):
     """out (B, 2D) = bias + a global condition's part"""
-    cuda_tiles.rows(out.reshape(1, *out.shape), condition.reshape(1, *condition.shape), weight, bias=bias)
+    products.rows(out.reshape(1, *out.shape), condition.reshape(1, *condition.shape), weight, bias=bias)
 
 
 def mix(y, x, tanh, sigmoid, weight, bias):
     """y = x + (tanh sigmoid) weight + bias; without the first term if x is None."""
     end = "store" if x is None else "add"
-    cuda_tiles.rows(y, tanh, weight, a2=sigmoid, bias=bias, other=x, left="product", end=end)
+    products.rows(y, tanh, weight, a2=sigmoid, bias=bias, other=x, left="product", end=end)
 
 
 def gates_back(dpre, dh, dskip, tanh, sigmoid, residual_weight, skip_weight):
     """dpre =; dh or dskip may be None."""
     (first, w), *more = [(g, w) for g, w in ((dh, residual_weight), (dskip, skip_weight)) if g is not None]
     second, w_more = more[0] if more else (None, None)
-    cuda_tiles.rows(
+    products.rows(
         dpre, first, w, more=second, w_more=w_more, other=tanh, other2=sigmoid, end="gate_back", transposed=True
     )  # fmt: skip
 
@@ -124,7 +125,7 @@ def gates_back(dpre, dh, dskip, tanh, sigmoid, residual_weight, skip_weight):
 def input_gradient(dx, dpre, dh, conv_weight, dilation):
     """dx = dh + what comes back through the convolution; dh may be dx itself, or None."""
     taps = conv_weight.shape[0]
-    cuda_tiles.rows(
+    products.rows(
         dx, dpre, conv_weight, taps=taps, shift=(taps - 1) * dilation, dilation=-dilation, transposed=True,
         other=dh, end="store" if dh is None else "add",
     )  # fmt: skip
@@ -135,31 +136,31 @@ def conv_gradients(make, grads, x, dpre, shift, dilation, saved):
     condition, taps = saved.condition, saved.conv_weight.shape[0]
     settings = {"taps": taps, "shift": shift, "dilation": dilation}
     if condition is None or condition.ndim == 3:
-        cuda_tiles.columns(make, grads.conv_weight, grads.conv_bias, x, dpre, **settings)
+        products.columns(make, grads.conv_weight, grads.conv_bias, x, dpre, **settings)
         rows, d_rows = condition, dpre
     else:
         batch, count = x.shape[0], dpre.shape[2]
         sums = make("item sums", (batch, count), dpre.dtype)
         sums.fill(0)
-        cuda_tiles.columns(make, grads.conv_weight, sums, x, dpre, groups=batch, **settings)
+        products.columns(make, grads.conv_weight, sums, x, dpre, groups=batch, **settings)
         if grads.conv_bias is not None:
-            cuda_tiles.add_slabs(None, grads.conv_bias, sums, count, count, batch)
+            add_slabs(None, grads.conv_bias, sums, count, count, batch)
         rows, d_rows = condition.reshape(1, *condition.shape), sums.reshape(1, batch, count)
     if grads.condition is not None:
         out = grads.condition.reshape(*d_rows.shape[:2], -1)
-        cuda_tiles.rows(out, d_rows, saved.condition_weight, transposed=True)
+        products.rows(out, d_rows, saved.condition_weight, transposed=True)
     if grads.condition_weight is not None:
-        cuda_tiles.columns(make, grads.condition_weight, None, rows, d_rows)
+        products.columns(make, grads.condition_weight, None, rows, d_rows)
 
 
 def kernels(dtype):
     """All kernels that this family launches."""
-    dtype, row = np.dtype(dtype), cuda_tiles.row_product
+    dtype, row = np.dtype(dtype), products.row_product
     return (
         row(dtype), row(dtype, transposed=True), row(dtype, end="add", transposed=True),
         row(dtype, end="gate"), row(dtype, end="gate", second=True),
         row(dtype, left="product"), row(dtype, left="product", end="add"),
         row(dtype, end="gate_back", transposed=True), row(dtype, end="gate_back", transposed=True, second=True),
-        cuda_tiles.column_product(dtype), cuda_tiles.column_product(dtype, "product"),
-        cuda_tiles.sum_slabs(dtype), *cuda_rows.kernels(dtype),
+        products.column_product(dtype), products.column_product(dtype, "product"),
+        sum_slabs(dtype), *row_kernels(dtype),
     )  # fmt: skip

@@ -1,7 +1,9 @@
-"""The kernels of `cpu`: a chunk of time rows through the blocks and the head, forward and backward; runs of chunks.
+"""The kernels of `cpu`: a chunk of time rows through the layers and the head, forward and backward; runs of chunks.
 
 They fill outputs and return nothing; activations are written with ``=``, parameter gradients with ``+=``. Each kernel
-is one thread's work: the driver in `cpu` cuts it into tasks.
+is one thread's work: the driver in `cpu` cuts it into tasks. What differs between networks is picked by types when a
+kernel is compiled: how inputs are filled in (`cpu_inputs`), what a block's activation is (`cpu_gates`) and what the
+head does (`cpu_heads`). What layers there are, and where their numbers lie, is a table (`LAYER`).
 """
 
 from collections import namedtuple
@@ -24,80 +26,77 @@ from wavedil.kernels.cpu.products import (
     column_product,
     few_row_product,
     few_row_product_biased,
-    few_row_product_gate,
-    few_row_product_relu,
     left_taps,
     left_view,
     matrix,
     row_product,
     row_product_biased,
-    row_product_gate,
-    row_product_gate_backward,
-    row_product_mask,
-    row_product_relu,
     row_product_sum,
 )
-from wavedil.kernels.cpu.random import uniform
-from wavedil.kernels.cpu.rows import add_column_sums, add_to_table, cross_entropy_rows, look_up, relu_rows, sample_row
+from wavedil.kernels.cpu.rows import add_column_sums, add_rows, copy_rows
+from wavedil.ops.gated_stack.cpu_frames import add_to_frames, frames_at
+from wavedil.ops.gated_stack.cpu_gates import few_gates, gates_backward, whole_gates
+from wavedil.ops.gated_stack.cpu_heads import few_outputs, head_backward, loss_rows, whole_outputs
+from wavedil.ops.gated_stack.cpu_inputs import add_to_inputs, fill_inputs
+from wavedil.ops.gated_stack.cpu_tables import (
+    BEGIN,
+    BLOCK,
+    CHUNK,
+    CONDITION,
+    CONDITION_WEIGHT,
+    EMBEDDING,
+    GATES,
+    INPUT,
+    PROJECT,
+    RESIDUAL,
+    SKIP,
+    STEP,
+    WEIGHT,
+    X,
+)
 
-CHUNK = 192  # time rows; a multiple of every tile's rows. 96 was slower: by 3% at 32 channels, by 25% at 128
 TILE = tile_rows()
 
-# Counts of panels (of residual, dilation, skip, end channels, classes, local condition channels); the packed parameters
-# in two arrays, and where in them each begins. `matrices` has the weights, of floats or stored in fewer bytes: `mix` is
-# [residual | skip], `_t` is transposed, for the backward pass. `vectors` has what is always of floats.
-Net = namedtuple(
-    "Net",
-    "dilations kernel R D S E Q C classes matrices vectors conv condition residual skip head0 head1 "
-    "conv_t mix_t condition_t head0_t head1_t embedding residual_bias skip_bias head0_bias head1_bias zero",
-)
-# Gradients of one item in one array, packed like the parameters. residual_bias of block i belongs to block i - 1.
-# `needs` has a number for each block, and one for the head: the sum of what is to be computed there, named below.
-Grads = namedtuple(
-    "Grads", "slab needs embedding conv bias condition mix residual_bias skip_bias head0 head0_bias head1 head1_bias"
-)
-RESIDUAL, SKIP, CONV, CONDITION_WEIGHT, CONDITION, INPUT, EMBEDDING = 1, 2, 4, 8, 16, 32, 64  # of a block
-HEAD0, HEAD1, SKIP_SUM = 1, 2, 4  # of the head
-# Activations of one item. `layout` holds for each block where its input X and its gates begin and how far their panels
-# lie apart, in elements. Rows are times where `position` is negative; a buffer that slides along has its present row
-# there. `scratch` is of one chunk: z, skip, end, logits and dend are where its matrices begin. In generation an item
-# is a group of streams, whose X and biases lie `stream_step` and `bias_step` elements apart.
-Item = namedtuple(
-    "Item",
-    "x gates layout position stream_step mix condition dcondition rows mix_rows bias bias_step "
-    "scratch z skip end logits dend",
-)
-Options = namedtuple("Options", "seed temperature top_k top_p")  # of sampling
-X, GATES = 0, 1  # rows of `layout` (each with BEGIN and STEP) and of `position`
-BEGIN, STEP = 0, 1
 
-
-# ---- one chunk -------------------------------------------------------------------------------------------------------
+# ---- where things lie ------------------------------------------------------------------------------------------------
 @inner
-def inputs(item, block, t):
-    """X of a block, from time t on."""
-    row = item.position[X, block]
+def inputs_of(item, i, t):
+    """X of a layer, from time t on."""
+    row = item.position[X, i]
     if row < 0:
         row = t
     w = width_of(address(item.x, 0))
-    return strided_view(address(item.x, item.layout[X, BEGIN, block] + row * w), w, item.layout[X, STEP, block])
+    return strided_view(address(item.x, item.layout[X, BEGIN, i] + row * w), w, item.layout[X, STEP, i])
 
 
 @inner
-def gates_of(item, block, t):
-    """tanh and sigmoid of a block (or the gradient of their inputs), from time t on."""
-    row = item.position[GATES, block]
+def gates_of(item, i, t):
+    """What a layer keeps besides (tanh and sigmoid, or a pre-activation; later its gradient), from time t on."""
+    row = item.position[GATES, i]
     if row < 0:
         row = t
     w = width_of(address(item.gates, 0))
-    at = item.layout[GATES, BEGIN, block] + row * w
-    return strided_view(address(item.gates, at), w, item.layout[GATES, STEP, block])
+    at = item.layout[GATES, BEGIN, i] + row * w
+    return strided_view(address(item.gates, at), w, item.layout[GATES, STEP, i])
 
 
-Forward = namedtuple("Forward", "gate blocks head")
+@inner
+def skip_sum(net, item, row):
+    """The skip sum, from a row of its buffer on."""
+    return right(down(panel_view(item.mix, 0, item.mix_rows), row), net.carried)
 
 
-def _forward(rows, product, biased, relu, gate):
+@inner
+def nothing(net):
+    """Rows of zeros."""
+    return strided_view(address(net.vectors, net.zero), 0, 0)
+
+
+# ---- one chunk forward -----------------------------------------------------------------------------------------------
+Forward = namedtuple("Forward", "gate layers")
+
+
+def _forward(rows, product, biased, gates_rows):
     """The forward pass of a chunk by these kinds of products, which are for so many ``rows``."""
 
     def compiled(function):
@@ -105,167 +104,192 @@ def _forward(rows, product, biased, relu, gate):
         return inner(function)
 
     @compiled
-    def gate_forward(net, item, block, t, n, z):
-        """gates, z = gate(bias + condition + conv(X)) for n rows."""
-        w, dilation, D2 = width_of(address(net.vectors, 0)), net.dilations[block], 2 * net.D
-        gates = gates_of(item, block, t)
-        start = repeated(address(item.bias, block * D2 * w))
-        if net.C > 0:
+    def gate_forward(net, item, i, t, n, z):
+        """gates, z = activation(bias + condition + conv(X)) for n rows."""
+        layer, w = net.layers[i], width_of(address(net.vectors, 0))
+        gates = gates_of(item, i, t)
+        start = repeated(address(item.bias, layer.block_bias))
+        if layer.local > 0:
             condition = down(panel_view(item.condition, 0, item.rows), t)
-            weights = matrix(net.matrices, net.condition, block, D2, net.C)
-            product(left_view(condition, net.C), weights, n, D2, gates, start)
+            weights = matrix(net.matrices, layer.condition_weight, 0, layer.wide, layer.local)
+            product(left_view(condition, layer.local), weights, n, layer.wide, gates, start)
             start = gates
-        x = down(inputs(item, block, t), -(net.kernel - 1) * dilation)
-        weights = matrix(net.matrices, net.conv, block, D2, net.kernel * net.R)
-        gate(left_taps(x, net.R, dilation * w, net.kernel), weights, n, net.D, gates, start, z)
+        if item.frames.hop > 0:
+            frames_at(item.frames, layer, 0, t, n, gates)
+            start = gates
+        x = down(inputs_of(item, i, t), -(layer.taps - 1) * layer.dilation)
+        weights = matrix(net.matrices, layer.weight, 0, layer.wide, layer.taps * layer.inputs)
+        left = left_taps(x, layer.inputs, layer.dilation * w, layer.taps)
+        gates_rows(net.activation, layer.activation, left, weights, n, layer.gate, gates, start, z)
 
     @compiled
-    def blocks_forward(net, item, codes, first, last, t, mix_row, n):
-        """n rows through the blocks first .. last - 1: fills the next X and the skip sum."""
+    def layers_forward(net, item, inputs, first, last, t, mix_row, n):
+        """n rows through the layers first .. last - 1: fills the next X and the skip sum."""
         vectors, w = net.vectors, width_of(address(net.vectors, 0))
-        skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
+        skip = skip_sum(net, item, mix_row)
         z = panel_view(item.scratch, item.z, CHUNK)
-        left = left_view(z, net.D)
         if first == 0:
-            x = inputs(item, 0, t)
-            for r in range(n):
-                look_up(address(vectors, net.embedding), codes[t + r], down(x, r), net.R, net.classes)
-        for block in range(first, last):
-            gate_forward(net, item, block, t, n, z)
-            if block + 1 < len(net.dilations):
-                weights = matrix(net.matrices, net.residual, block, net.R, net.D)
-                bias = repeated(address(vectors, net.residual_bias + block * net.R * w))
-                x, following = inputs(item, block, t), inputs(item, block + 1, t)
-                biased(left, weights, n, net.R, following, x, bias)
-            weights = matrix(net.matrices, net.skip, block, net.S, net.D)
-            bias = repeated(address(vectors, net.skip_bias + block * net.S * w))
-            before = strided_view(address(vectors, net.zero), 0, 0) if block == 0 else skip
-            biased(left, weights, n, net.S, skip, before, bias)
+            fill_inputs(inputs, net, inputs_of(item, 0, t), t, n)
+        for i in range(first, last):
+            layer = net.layers[i]
+            x = inputs_of(item, i, t)
+            if layer.kind == BLOCK:
+                gate_forward(net, item, i, t, n, z)
+                left = left_view(z, layer.gate)
+                if layer.following >= 0:
+                    weights = matrix(net.matrices, layer.residual, 0, layer.inputs, layer.gate)
+                    bias = repeated(address(vectors, layer.residual_bias))
+                    biased(left, weights, n, layer.inputs, inputs_of(item, layer.following, t), x, bias)
+                if layer.adds_z:
+                    if layer.first:
+                        copy_rows(z, skip, n, layer.skip)
+                    else:
+                        add_rows(z, skip, n, layer.skip)
+                else:
+                    weights = matrix(net.matrices, layer.skip_weight, 0, layer.skip, layer.gate)
+                    bias = repeated(address(vectors, layer.skip_bias))
+                    before = nothing(net) if layer.first else skip
+                    biased(left, weights, n, layer.skip, skip, before, bias)
+                continue
+            weights = matrix(net.matrices, layer.weight, 0, layer.outputs, layer.taps * layer.inputs)
+            bias = repeated(address(vectors, layer.bias))
+            if layer.kind == PROJECT:
+                following = inputs_of(item, layer.following, t)
+                product(left_view(x, layer.inputs), weights, n, layer.outputs, following, bias)
+            else:
+                copy_rows(skip, x, n, layer.inputs)
+                past = down(x, -(layer.taps - 1) * layer.dilation)
+                left = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
+                product(left, weights, n, layer.outputs, skip, bias)
 
-    @compiled
-    def head_forward(net, item, mix_row, n):
-        """ReLUs and logits of n rows, into the item's scratch."""
-        skip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
-        skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
-        logits = panel_view(item.scratch, item.logits, CHUNK)
-        relu_rows(skip, skip_on, n, net.S)
-        bias0, bias1 = repeated(address(net.vectors, net.head0_bias)), repeated(address(net.vectors, net.head1_bias))
-        weights0 = matrix(net.matrices, net.head0, 0, net.E, net.S)
-        weights1 = matrix(net.matrices, net.head1, 0, net.Q, net.E)
-        relu(left_view(skip_on, net.S), weights0, n, net.E, end, bias0)
-        product(left_view(end, net.E), weights1, n, net.Q, logits, bias1)
-        return logits
-
-    return Forward(gate_forward, blocks_forward, head_forward)
+    return Forward(gate_forward, layers_forward)
 
 
 # Training has whole tiles of rows; a stream's blocks may be of any size, down to one row.
-_whole = _forward("whole_tiles", row_product, row_product_biased, row_product_relu, row_product_gate)
-_few = _forward("few_rows", few_row_product, few_row_product_biased, few_row_product_relu, few_row_product_gate)
-gate_forward, blocks_forward, head_forward = _whole
-stream_blocks, stream_head = _few.blocks, _few.head
+_whole = _forward("whole_tiles", row_product, row_product_biased, whole_gates)
+_few = _forward("few_rows", few_row_product, few_row_product_biased, few_gates)
+gate_forward, layers_forward = _whole
+stream_layers = _few.layers
 
 
+# ---- one chunk backward ----------------------------------------------------------------------------------------------
 @inner
-def head_backward(net, item, grads, mix_row, n):
-    """From the logits' gradient to dskip, which replaces the skip sum; parameter gradients +=."""
-    dskip = right(down(panel_view(item.mix, 0, item.mix_rows), mix_row), net.R)
-    skip_on, end = panel_view(item.scratch, item.skip, CHUNK), panel_view(item.scratch, item.end, CHUNK)
-    dlogits, dend = panel_view(item.scratch, item.logits, CHUNK), panel_view(item.scratch, item.dend, CHUNK)
-    slab, needs = grads.slab, grads.needs[len(net.dilations)]
-    if needs & HEAD1:
-        add_column_sums(dlogits, n, net.Q, address(slab, grads.head1_bias))
-        column_product(left_view(end, net.E), dlogits, n, net.Q, address(slab, grads.head1))
-    if needs & (HEAD0 | SKIP_SUM):
-        weights, sums = matrix(net.matrices, net.head1_t, 0, net.E, net.Q), address(slab, grads.head0_bias)
-        row_product_mask(left_view(dlogits, net.Q), weights, n, net.E, dend, end, sums)
-    if needs & HEAD0:
-        column_product(left_view(skip_on, net.S), dend, n, net.E, address(slab, grads.head0))
-    if needs & SKIP_SUM:
-        weights, sums = matrix(net.matrices, net.head0_t, 0, net.S, net.E), address(slab, grads.skip_bias)
-        row_product_mask(left_view(dend, net.E), weights, n, net.S, dskip, skip_on, sums)
-
-
-@inner
-def block_backward(net, item, grads, block, t, n, mix, z, recompute):
-    """n rows back through one block, as far as is needed: dh in the first panels of ``mix`` is replaced, the gates are
-    by their gradient, parameter gradients +=."""
-    slab, w = grads.slab, width_of(address(net.vectors, 0))
-    dilation, D2, RS, needs = net.dilations[block], 2 * net.D, net.R + net.S, grads.needs[block]
+def block_backward(net, item, grads, i, t, n, mix, z, recompute):
+    """n rows back through one block, as far as is needed: dh in ``mix`` is replaced, the gates are by their gradient,
+    parameter gradients +=."""
+    slab, w, layer, needs = grads.slab, width_of(address(net.vectors, 0)), net.layers[i], grads.needs[i]
+    both, columns = right(mix, net.carried - layer.inputs), layer.inputs + layer.skip  # [dh | dskip]
     if recompute:
-        item.position[GATES, block] -= n
-        gate_forward(net, item, block, t, n, z)
-    gates = gates_of(item, block, t)
-    weights = matrix(net.matrices, net.mix_t, block, net.D, RS)
-    sums = address(slab, grads.bias + block * D2 * w)
-    row_product_gate_backward(left_view(mix, RS), weights, n, net.D, gates, z, sums)
+        item.position[GATES, i] -= n
+        gate_forward(net, item, i, t, n, z)
+    gates = gates_of(item, i, t)
+    sums = address(slab, layer.d_bias)
+    gates_backward(net.activation, layer.activation, net, item, layer, both, n, gates, z, sums)
 
+    trained = layer.inputs if layer.adds_z else columns
     if needs & (RESIDUAL | SKIP):
-        begin = 0 if needs & RESIDUAL else net.R
-        end = RS if needs & SKIP else net.R
-        target = address(slab, grads.mix + (block * RS + begin) * net.D * w * w)
-        column_product(left_view(z, net.D), right(mix, begin), n, end - begin, target)
-    if needs & CONV:
-        x = left_taps(down(inputs(item, block, t), -(net.kernel - 1) * dilation), net.R, dilation * w, net.kernel)
-        column_product(x, gates, n, D2, address(slab, grads.conv + block * net.kernel * net.R * D2 * w * w))
+        begin = 0 if needs & RESIDUAL else layer.inputs
+        end = trained if needs & SKIP else layer.inputs
+        target = address(slab, layer.d_mix + begin * layer.gate * w * w)
+        column_product(left_view(z, layer.gate), right(both, begin), n, end - begin, target)
+    if needs & WEIGHT:
+        past = down(inputs_of(item, i, t), -(layer.taps - 1) * layer.dilation)
+        x = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
+        column_product(x, gates, n, layer.wide, address(slab, layer.d_weight))
     if needs & CONDITION_WEIGHT:
         condition = down(panel_view(item.condition, 0, item.rows), t)
-        target = address(slab, grads.condition + block * net.C * D2 * w * w)
-        column_product(left_view(condition, net.C), gates, n, D2, target)
+        column_product(left_view(condition, layer.local), gates, n, layer.wide, address(slab, layer.d_condition))
     if needs & CONDITION:
         dcondition = down(panel_view(item.dcondition, 0, item.rows), t)
-        weights = matrix(net.matrices, net.condition_t, block, net.C, D2)
-        row_product(left_view(gates, D2), weights, n, net.C, dcondition, dcondition)
+        weights = matrix(net.matrices, layer.condition_t, 0, layer.local, layer.wide)
+        row_product(left_view(gates, layer.wide), weights, n, layer.local, dcondition, dcondition)
+    if item.dframes.hop > 0:
+        add_to_frames(item.dframes, layer, t, n, gates)
     if needs & INPUT:
-        later = left_taps(down(gates, (net.kernel - 1) * dilation), D2, -dilation * w, net.kernel)
-        weights = matrix(net.matrices, net.conv_t, block, net.R, net.kernel * D2)
-        sums = address(slab, grads.residual_bias + block * net.R * w)
-        row_product_sum(later, weights, n, net.R, mix, mix, sums)
+        later = left_taps(down(gates, (layer.taps - 1) * layer.dilation), layer.wide, -layer.dilation * w, layer.taps)
+        weights = matrix(net.matrices, layer.weight_t, 0, layer.inputs, layer.taps * layer.wide)
+        row_product_sum(later, weights, n, layer.inputs, both, both, address(slab, layer.d_sums))
+
+
+@inner
+def project_backward(net, item, grads, i, t, n, mix, z):
+    """n rows back through a 1x1 convolution of h."""
+    slab, layer, needs = grads.slab, net.layers[i], grads.needs[i]
+    copy_rows(right(mix, net.carried - layer.outputs), z, n, layer.outputs)  # a product cannot replace its own input
+    if needs & WEIGHT:
+        x = left_view(inputs_of(item, i, t), layer.inputs)
+        column_product(x, z, n, layer.outputs, address(slab, layer.d_weight))
+    if needs & INPUT:
+        weights = matrix(net.matrices, layer.weight_t, 0, layer.inputs, layer.outputs)
+        dh = right(mix, net.carried - layer.inputs)
+        sums = address(slab, layer.d_sums)
+        row_product_sum(left_view(z, layer.outputs), weights, n, layer.inputs, dh, nothing(net), sums)
+
+
+@inner
+def filter_backward(net, item, grads, i, t, n, mix, recompute):
+    """n rows back through a convolution of the skip sum, whose gradient is kept for the rows before."""
+    slab, w, layer, needs = grads.slab, width_of(address(net.vectors, 0)), net.layers[i], grads.needs[i]
+    if recompute:
+        item.position[GATES, i] -= n
+    dskip, kept = right(mix, net.carried), gates_of(item, i, t)
+    copy_rows(dskip, kept, n, layer.outputs)
+    if needs & WEIGHT:
+        past = down(inputs_of(item, i, t), -(layer.taps - 1) * layer.dilation)
+        x = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
+        column_product(x, kept, n, layer.outputs, address(slab, layer.d_weight))
+    if needs & INPUT:
+        span = (layer.taps - 1) * layer.dilation
+        later = left_taps(down(kept, span), layer.outputs, -layer.dilation * w, layer.taps)
+        weights = matrix(net.matrices, layer.weight_t, 0, layer.inputs, layer.taps * layer.outputs)
+        row_product_sum(later, weights, n, layer.inputs, dskip, nothing(net), address(slab, layer.d_level))
 
 
 # ---- a span of chunks ------------------------------------------------------------------------------------------------
 @jit
-def train_forward(net, item, grads, first, last, begin, end, codes, weights, scale, loss):
+def train_forward(net, item, grads, first, last, begin, end, inputs, targets, weights, scale, loss):
     """A span forward; if there is a head, the last stage adds to the loss and turns the skip sum into its gradient.
 
-    The first stage's first span, which every other task of the item waits for, clears the gradients. Inputs of blocks
+    The first stage's first span, which every other task of the item waits for, clears the gradients. Inputs of layers
     that backward does not reach slide along.
     """
     if first == 0 and begin == 0:
         zero_memory(address(grads.slab, 0), len(grads.slab))
-    needs = grads.needs[len(net.dilations)]
+    needs = grads.needs[len(net.layers)]
     for t in range(begin, end, CHUNK):
         real = min(CHUNK, end - t)
         n = (real + TILE - 1) // TILE * TILE
         slide_down(net, item, first, last, n)
-        blocks_forward(net, item, codes, first, last, t, t, n)
+        layers_forward(net, item, inputs, first, last, t, t, n)
         advance(item, first, last, n)
-        if last == len(net.dilations) and net.Q > 0:
-            logits = head_forward(net, item, t, n)
-            loss[0] += cross_entropy_rows(logits, real, net.Q, codes[t + 1 :], weights[t:], scale, needs != 0)
+        if last == len(net.layers) and net.head.outputs > 0:
+            skip = skip_sum(net, item, t)
+            outputs = whole_outputs(net.head, net, item, skip, n)
+            loss[0] += loss_rows(net.head, outputs, real, targets[t:], weights[t:], scale, needs != 0)
             if needs:
-                zero_rows(down(logits, real), n - real, net.Q)
-                head_backward(net, item, grads, t, n)
+                zero_rows(down(outputs, real), n - real, net.head.output_panels)
+                head_backward(net.head, net, item, grads, skip, n)
 
 
 @jit
 def skip_sum_backward(net, item, grads, dskips):
     """Begin backward without a head: the gradient of the skip sum, (T, S), takes its place; clears the gradients."""
     zero_memory(address(grads.slab, 0), len(grads.slab))
-    target, w = right(panel_view(item.mix, 0, item.mix_rows), net.R), width_of(address(item.mix, 0))
+    target, w = skip_sum(net, item, 0), width_of(address(item.mix, 0))
     rows, channels = dskips.shape
+    panels = net.head.skips
     for t in range(rows):
         row = down(target, t)
         for c in range(channels):
             row.data[(c // w) * row.panel + c % w] = dskips[t, c]
-        for c in range(channels, net.S * w):
+        for c in range(channels, panels * w):
             row.data[(c // w) * row.panel + c % w] = 0
-    zero_rows(down(target, rows), item.mix_rows - rows, net.S)
-    add_column_sums(target, item.mix_rows, net.S, address(grads.slab, grads.skip_bias))
+    zero_rows(down(target, rows), item.mix_rows - rows, panels)
+    add_column_sums(target, item.mix_rows, panels, address(grads.slab, net.head.d_skip_sum))
 
 
 @jit
-def train_backward(net, item, grads, first, last, begin, end, codes, recompute):
+def train_backward(net, item, grads, first, last, begin, end, inputs, recompute):
     """A span backward, its chunks in reverse."""
     z = panel_view(item.scratch, item.z, CHUNK)
     for t in range(begin + (end - begin - 1) // CHUNK * CHUNK, begin - 1, -CHUNK):
@@ -274,28 +298,35 @@ def train_backward(net, item, grads, first, last, begin, end, codes, recompute):
         if recompute:
             slide_up(net, item, first, last, n)
         mix = down(panel_view(item.mix, 0, item.mix_rows), t)
-        if last == len(net.dilations):
-            zero_rows(mix, n, net.R)
-        for block in range(last - 1, first - 1, -1):
-            block_backward(net, item, grads, block, t, n, mix, z, recompute)
+        if last == len(net.layers):
+            zero_rows(mix, n, net.carried)
+        for i in range(last - 1, first - 1, -1):
+            kind = net.layers[i].kind
+            if kind == BLOCK:
+                block_backward(net, item, grads, i, t, n, mix, z, recompute)
+            elif kind == PROJECT:
+                project_backward(net, item, grads, i, t, n, mix, z)
+            else:
+                filter_backward(net, item, grads, i, t, n, mix, recompute)
         if first == 0 and grads.needs[0] & EMBEDDING:
-            for r in range(real):
-                add_to_table(down(mix, r), address(grads.slab, grads.embedding), codes[t + r], net.R, net.classes)
+            add_to_inputs(inputs, net, right(mix, net.carried - net.layers[0].inputs), grads, t, real)
 
 
+# ---- buffers that slide ----------------------------------------------------------------------------------------------
 @inner
 def slide_up(net, item, first, last, n):
     """Make room for n rows above the present one: a full gate buffer moves its future rows to its end."""
     w = width_of(address(item.gates, 0))
-    for block in range(first, last):
-        position, rows = item.position[GATES, block], item.layout[GATES, STEP, block] // w
-        if position < n:
-            kept = (net.kernel - 1) * net.dilations[block]
-            for p in range(2 * net.D):
-                start = item.layout[GATES, BEGIN, block] + p * rows * w
-                move_memory(address(item.gates, start + (rows - kept) * w), address(item.gates, start + position * w),
-                            kept * w)  # fmt: skip
-            item.position[GATES, block] = rows - kept
+    for i in range(first, last):
+        layer = net.layers[i]
+        position, rows = item.position[GATES, i], item.layout[GATES, STEP, i] // w
+        if position < n and layer.kept > 0:
+            past = (layer.taps - 1) * layer.dilation
+            for p in range(layer.kept):
+                start = item.layout[GATES, BEGIN, i] + p * rows * w
+                move_memory(address(item.gates, start + (rows - past) * w), address(item.gates, start + position * w),
+                            past * w)  # fmt: skip
+            item.position[GATES, i] = rows - past
 
 
 @inner
@@ -305,117 +336,57 @@ def slide_down(net, item, first, last, n):
     The item's streams lie ``stream_step`` elements apart, and share their positions.
     """
     w = width_of(address(item.x, 0))
-    for block in range(first, last):
-        position, rows = item.position[X, block], item.layout[X, STEP, block] // w
+    for i in range(first, last):
+        position, rows = item.position[X, i], item.layout[X, STEP, i] // w
         if position >= 0 and position + n > rows:
-            kept = (net.kernel - 1) * net.dilations[block]
+            layer = net.layers[i]
+            past = (layer.taps - 1) * layer.dilation
             for stream in range(len(item.x) // item.stream_step):
-                for p in range(net.R):
-                    start = stream * item.stream_step + item.layout[X, BEGIN, block] + p * rows * w
-                    source = address(item.x, start + (position - kept) * w)
-                    move_memory(address(item.x, start), source, kept * w)
-            item.position[X, block] = kept
+                for p in range(layer.inputs):
+                    start = stream * item.stream_step + item.layout[X, BEGIN, i] + p * rows * w
+                    source = address(item.x, start + (position - past) * w)
+                    move_memory(address(item.x, start), source, past * w)
+            item.position[X, i] = past
 
 
 @inner
 def advance(item, first, last, n):
     """The inputs that slide go on by n rows."""
-    for block in range(first, last):
-        if item.position[X, block] >= 0:
-            item.position[X, block] += n
+    for i in range(first, last):
+        if item.position[X, i] >= 0:
+            item.position[X, i] += n
 
 
+# ---- streams ---------------------------------------------------------------------------------------------------------
 @inner
-def stream_chunk(net, item, codes, t, n):
+def stream_chunk(net, item, inputs, t, n):
     """Skip sum of a chunk of n rows, forward only, through buffers that slide."""
-    slide_down(net, item, 0, len(net.dilations), n)
-    stream_blocks(net, item, codes, 0, len(net.dilations), t, 0, n)
-    advance(item, 0, len(net.dilations), n)
-    return right(panel_view(item.mix, 0, item.mix_rows), net.R)
+    slide_down(net, item, 0, len(net.layers), n)
+    stream_layers(net, item, inputs, 0, len(net.layers), t, 0, n)
+    advance(item, 0, len(net.layers), n)
+    return skip_sum(net, item, 0)
 
 
 @jit
-def stream_loss(net, item, codes, weights, loss):
-    """Add the weighted nats of codes[1:] given those before to the loss."""
+def stream_loss(net, item, inputs, targets, weights, loss):
+    """Add the weighted losses of the targets."""
     count = len(weights)
     for t in range(0, count, CHUNK):
         n = min(CHUNK, count - t)
-        stream_chunk(net, item, codes, t, n)
-        logits = stream_head(net, item, 0, n)
-        loss[0] += cross_entropy_rows(logits, n, net.Q, codes[t + 1 :], weights[t:], weights[0], False)
+        outputs = few_outputs(net.head, net, item, stream_chunk(net, item, inputs, t, n), n)
+        loss[0] += loss_rows(net.head, outputs, n, targets[t:], weights[t:], weights[0], False)
 
 
 @jit
-def stream_rows(net, item, codes, out, head):
-    """The logits that follow each code, or without the head its skip sum."""
+def stream_rows(net, item, inputs, out, head):
+    """What the head puts out after each row, or without the head the skip sum."""
     count = len(out)
     for t in range(0, count, CHUNK):
         n = min(CHUNK, count - t)
-        rows = stream_chunk(net, item, codes, t, n)
+        rows = stream_chunk(net, item, inputs, t, n)
         if head:
-            rows = stream_head(net, item, 0, n)
+            rows = few_outputs(net.head, net, item, rows, n)
         w = width_of(rows.data)
         for r in range(n):
             for q in range(out.shape[1]):
                 out[t + r, q] = rows.data[(q // w) * rows.panel + r * w + q % w]
-
-
-@inner
-def inputs_of_streams(item, block, t):
-    """X of a block, t rows from the present, with a row for each stream."""
-    w = width_of(address(item.x, 0))
-    at = item.layout[X, BEGIN, block] + (item.position[X, block] + t) * w
-    return strided_view(address(item.x, at), item.stream_step, item.layout[X, STEP, block])
-
-
-@inner
-def sample_step(net, item, codes, n):
-    """Logits after one more code of each of n streams, which are the rows of all matrices here."""
-    vectors, w, D2 = net.vectors, width_of(address(net.vectors, 0)), 2 * net.D
-    z, skip = panel_view(item.scratch, item.z, n), panel_view(item.scratch, item.skip, n)
-    gates, end = panel_view(item.gates, 0, n), panel_view(item.scratch, item.end, n)
-    logits = panel_view(item.scratch, item.logits, n)
-    x = inputs_of_streams(item, 0, 0)
-    for b in range(n):
-        look_up(address(vectors, net.embedding), codes[b], down(x, b), net.R, net.classes)
-    left = left_view(z, net.D)
-    for block in range(len(net.dilations)):
-        dilation = net.dilations[block]
-        past = left_taps(inputs_of_streams(item, block, -(net.kernel - 1) * dilation), net.R, dilation * w, net.kernel)
-        weights = matrix(net.matrices, net.conv, block, D2, net.kernel * net.R)
-        bias = strided_view(address(item.bias, block * D2 * w), item.bias_step, w)
-        few_row_product_gate(past, weights, n, net.D, gates, bias, z)
-        if block + 1 < len(net.dilations):
-            weights = matrix(net.matrices, net.residual, block, net.R, net.D)
-            bias = repeated(address(vectors, net.residual_bias + block * net.R * w))
-            x, following = inputs_of_streams(item, block, 0), inputs_of_streams(item, block + 1, 0)
-            few_row_product_biased(left, weights, n, net.R, following, x, bias)
-        weights = matrix(net.matrices, net.skip, block, net.S, net.D)
-        bias = repeated(address(vectors, net.skip_bias + block * net.S * w))
-        before = strided_view(address(vectors, net.zero), 0, 0) if block == 0 else skip
-        few_row_product_biased(left, weights, n, net.S, skip, before, bias)
-        item.position[X, block] += 1
-    relu_rows(skip, skip, n, net.S)
-    bias0, bias1 = repeated(address(vectors, net.head0_bias)), repeated(address(vectors, net.head1_bias))
-    weights0 = matrix(net.matrices, net.head0, 0, net.E, net.S)
-    weights1 = matrix(net.matrices, net.head1, 0, net.Q, net.E)
-    few_row_product_relu(left_view(skip, net.S), weights0, n, net.E, end, bias0)
-    few_row_product(left_view(end, net.E), weights1, n, net.Q, logits, bias1)
-    return logits
-
-
-@jit
-def stream_samples(net, item, codes, out, options, first_stream, time, probabilities, ordered, failed):
-    """Draw codes for a group of streams, each from the logits after the one before; ``codes`` start them."""
-    n, count = out.shape
-    for i in range(count):
-        slide_down(net, item, 0, len(net.dilations), 1)
-        logits = sample_step(net, item, codes, n)
-        for b in range(n):
-            draw = uniform(options.seed, first_stream + b, time + i)
-            code = sample_row(down(logits, b), net.Q, options, draw, probabilities, ordered)
-            if code < 0:
-                failed[0], failed[1] = first_stream + b, time + i
-                return
-            out[b, i] = code
-            codes[b] = code

@@ -14,10 +14,11 @@ import copy
 import numpy as np
 
 from wavedil.errors import DivergedError, OutOfMemoryError
-from wavedil.kernels.cuda import device as cuda_device
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import scratch, stage, threads_or
+from wavedil.kernels.cuda import elementwise, products
+from wavedil.kernels.cuda.engine import device_array, scratch, stage
+from wavedil.kernels.cuda.launch import threads_or
+from wavedil.kernels.cuda.rows import remember, row_kernels, unroll
+from wavedil.kernels.cuda.sums import sum_values
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import gated_block
 from wavedil.ops.cross_entropy.cuda import CHUNK, rows_loss
@@ -63,7 +64,7 @@ def loss_and_grads(
     params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs, half_activations
 ):  # fmt: skip
     """Backend of the contract: returns the loss and the gradient of the condition."""
-    into = {name: cuda_device.array(into[name]) for name in params if name in needs}
+    into = {name: device_array(into[name]) for name in params if name in needs}
     sizes = _Sizes(params, dilations, half_activations)
     workspace = workspace or Workspace()
     with _room_for("loss_and_grads", sizes, weights.shape, recompute, workspace):
@@ -171,14 +172,14 @@ def _trunk_back(kept, into, dskip, needs_condition):
         )  # fmt: skip
         conv_gradients(make, grads, x, dpre, -sizes.past(i), dilation, saved)
         if needs_condition:
-            cuda_rows.add(dcondition, dcondition_of_block)
-        cuda_tiles.columns(make, d_out, d_out_bias, t, dskip, a2=s, left="product")
+            elementwise.add(dcondition, dcondition_of_block)
+        products.columns(make, d_out, d_out_bias, t, dskip, a2=s, left="product")
         if dh_out is not None:
-            cuda_tiles.columns(make, d_residual, d_residual_bias, t, dh, a2=s, left="product")
+            products.columns(make, d_residual, d_residual_bias, t, dh, a2=s, left="product")
         if i > lowest or table is not None:
             input_gradient(dh, dpre, dh_out, conv, dilation)
     flat = dh.reshape(1, -1, sizes.channels)
-    cuda_tiles.columns(make, table, None, None, flat, codes=kept.inputs, inputs=sizes.classes, left="one_hot")
+    products.columns(make, table, None, None, flat, codes=kept.inputs, inputs=sizes.classes, left="one_hot")
     return dcondition
 
 
@@ -205,7 +206,7 @@ def forward(
 def backward(dskips, kept, into, *, needs, threads):
     """Backend of the contract: returns the gradient of the condition. All others are +=."""
     kept.fresh = False
-    into = {name: cuda_device.array(into[name]) for name in kept.params if name in needs}
+    into = {name: device_array(into[name]) for name in kept.params if name in needs}
     return _trunk_back(kept, into, dskips, "condition" in needs) if needs else None
 
 
@@ -228,18 +229,18 @@ def _head(sizes, params, into, make, skip, dskip, targets, shares, scale):
     end, dend = (make(name, (1, rows, sizes.end), dtype) for name in ("end", "dend"))
     nats, loss = make("nats", (rows,), np.float64), make("loss", (1,), np.float64)
     held = make("logits", (min(CHUNK, rows), sizes.classes), dtype)
-    cuda_tiles.rows(end, skip, weight0, bias=bias0, left="relu")
+    products.rows(end, skip, weight0, bias=bias0, left="relu")
     for first in range(0, rows, CHUNK):
         last = min(first + CHUNK, rows)
         logits = held[: last - first].reshape(1, last - first, -1)
         some, dsome = (array[0][first:last].reshape(1, last - first, -1) for array in (end, dend))
-        cuda_tiles.rows(logits, some, weight1, bias=bias1, left="relu")
+        products.rows(logits, some, weight1, bias=bias1, left="relu")
         rows_loss(nats.part(first, last), logits, targets, shares, first, scale, gradient=True)
-        cuda_tiles.columns(make, d_weight1, d_bias1, some, logits, left="relu")
-        cuda_tiles.rows(dsome, logits, weight1, other=some, end="relu_back", transposed=True)
-    cuda_rows.total(loss, nats)
-    cuda_tiles.columns(make, d_weight0, d_bias0, skip, dend, left="relu")
-    cuda_tiles.rows(dskip, dend, weight0, other=skip, end="relu_back", transposed=True)
+        products.columns(make, d_weight1, d_bias1, some, logits, left="relu")
+        products.rows(dsome, logits, weight1, other=some, end="relu_back", transposed=True)
+    sum_values(loss, nats)
+    products.columns(make, d_weight0, d_bias0, skip, dend, left="relu")
+    products.rows(dskip, dend, weight0, other=skip, end="relu_back", transposed=True)
     return loss
 
 
@@ -338,8 +339,8 @@ class Stream:
             if ring is not None:
                 past = ring.shape[1]
                 seen = make(("seen", past), (rows[0], past + rows[1], sizes.channels), self.dtype)
-                cuda_rows.unroll(seen, ring, h, self.time % past)
-                cuda_rows.remember(ring, h, self.time % past)
+                unroll(seen, ring, h, self.time % past)
+                remember(ring, h, self.time % past)
             gates(make, tanh, sigmoid, seen, conv, conv_bias, condition, by_condition, 0, dilation)
             if i < sizes.blocks - 1:
                 mix(h_next, h, tanh, sigmoid, residual, residual_bias)
@@ -353,8 +354,8 @@ class Stream:
         sizes, p = self.sizes, self.params
         skip = skip.reshape(1, -1, sizes.skips)
         end = scratch(self._workspace, sizes.engine)("end", (1, skip.shape[1], sizes.end), self.dtype)
-        cuda_tiles.rows(end, skip, p["head.0.weight"], bias=p["head.0.bias"], left="relu")
-        cuda_tiles.rows(logits, end, p["head.1.weight"], bias=p["head.1.bias"], left="relu")
+        products.rows(end, skip, p["head.0.weight"], bias=p["head.0.bias"], left="relu")
+        products.rows(logits, end, p["head.1.weight"], bias=p["head.1.bias"], left="relu")
 
     def step(self, codes, condition, out, head=True):
         """Fill the logits that follow each of some codes, (batch, n), or without the head their skip sums."""
@@ -382,7 +383,7 @@ class Stream:
             shares = stage(self._workspace, engine, "weights", np.ascontiguousarray(weights[:, begin:end]))
             nats = make("nats", (rows,), np.float64)
             rows_loss(nats, logits, targets, shares, 0, 0.0)
-            cuda_rows.total(sums.part(i, i + 1), nats)
+            sum_values(sums.part(i, i + 1), nats)
         return float(sums.to_host().sum())
 
     def sample(self, first, out, condition, options):
@@ -440,8 +441,8 @@ def kernels(dtype):
     from wavedil.ops.cross_entropy import cuda as cross_entropy
 
     dtype = np.dtype(dtype)
-    halves = (*cuda_tiles.half_kernels(), embedding.half_kernel()) if dtype == np.float32 else ()
+    halves = (*products.half_kernels(), embedding.half_kernel()) if dtype == np.float32 else ()
     return (
-        *cuda_tiles.kernels(dtype), *cuda_rows.kernels(dtype), *embedding.kernels(dtype),
+        *products.kernels(dtype), *row_kernels(dtype), *embedding.kernels(dtype),
         *cross_entropy.kernels(dtype), *cuda_sample.kernels(dtype), *halves,
     )  # fmt: skip

@@ -15,8 +15,8 @@ import numpy as np
 from numba import cuda, float64, int64, types, uint32, uint64
 
 from wavedil.kernels.cpu.random import mix
-from wavedil.kernels.cuda.device import Kernel, threads_or
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.launch import Kernel, threads_or
+from wavedil.kernels.cuda.numbers import reals
 
 THREADS = 256  # a product of 128 columns in halves; more would only wait at the barriers of narrow networks
 

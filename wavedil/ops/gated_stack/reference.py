@@ -1,6 +1,7 @@
-"""Plain NumPy: the equations of the contract, one after the other, over the whole window."""
+"""Plain NumPy: the equations of the contract, one layer after the other, over the whole window."""
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from wavedil.errors import DivergedError
 from wavedil.kernels import storage
 from wavedil.kernels.cpu.random import uniform
+from wavedil.ops.activation.reference import FUNCTIONS, SLOPES
+from wavedil.ops.gated_stack.network import FILTER, GATED, PROJECT
 
 
 def _conv(x, weight, dilation):
@@ -20,76 +23,143 @@ def _conv(x, weight, dilation):
     return y
 
 
-def _trunk(params, codes, dilations, condition, half_activations=False):
-    """The skip sum; and the condition, and the input, tanh and sigmoid of each block."""
+# ---- the condition ---------------------------------------------------------------------------------------------------
+def spread(network, first, rows):
+    """(rows, frames) matrix: how much of each frame the rows from number ``first`` on see. Its rows sum to 1."""
+    condition = network.condition
+    times = np.arange(first, first + rows)
+    frame, part = times // condition.hop - first // condition.hop, times % condition.hop / condition.hop
+    matrix = np.zeros((rows, condition.frames(rows, first)))
+    here = np.arange(rows)
+    if condition.interpolation == "held":
+        matrix[here, frame] = 1
+    else:
+        matrix[here, frame] = 1 - part
+        matrix[here, frame + 1] = part
+    return matrix
+
+
+def _at_every_row(network, condition, rows, first=0):
+    """A condition as (B, 1 or T, Cc): the rows of a network see it with these channels."""
+    if condition is None or (condition.ndim == 3 and not network.hop):
+        return condition
+    if condition.ndim == 2:
+        return condition[:, None, :]
+    return np.einsum("tf,bfc->btc", spread(network, first, rows).astype(condition.dtype), condition)
+
+
+# ---- forward ---------------------------------------------------------------------------------------------------------
+def _activate(layer, pre, kept):
+    """z, and what backward needs: tanh and sigmoid, or the pre-activation."""
+    if layer.stack.activation == GATED:
+        a, g = np.split(pre, 2, axis=-1)
+        t, s = kept(np.tanh(a)), kept(1 / (1 + np.exp(-g)))
+        return t * s, (t, s)
+    kind = layer.stack.activation
+    return (pre if kind == "identity" else FUNCTIONS[kind](pre, None, layer.stack.alpha)), (pre,)
+
+
+def _slopes(layer, dz, saved):
+    """The gradient of the pre-activation."""
+    if layer.stack.activation == GATED:
+        t, s = saved
+        return np.concatenate([dz * s * (1 - t * t), dz * t * s * (1 - s)], axis=-1)
+    kind = layer.stack.activation
+    return dz if kind == "identity" else dz * SLOPES[kind](*saved, None, layer.stack.alpha)
+
+
+def _of(params, layer):
+    """A layer's parameters by the last part of their names."""
+    begin = len(layer.name) + 1
+    return {name[begin:]: params[name] for name in layer.shapes()}
+
+
+def _trunk(params, inputs, network, condition, half_activations=False, first_row=0):
+    """What the last layer leaves in the skip sum; and the condition, and what each layer saw and kept."""
 
     def kept(x):
         return x.astype(np.float16).astype(x.dtype) if half_activations else x
 
-    if condition is not None and condition.ndim == 2:
-        condition = condition[:, None, :]
-    h = kept(params["input.embedding"][codes])
-    skip = 0
-    blocks = []
-    for i, dilation in enumerate(dilations):
-        p = {name: params[f"blocks.{i}.{name}"] for name in _block_names(condition)}
-        pre = _conv(h, p["conv.weight"], dilation) + p["conv.bias"]
-        if condition is not None:
-            pre = pre + condition @ p["condition.weight"]
-        a, g = np.split(pre, 2, axis=-1)
-        t, s = kept(np.tanh(a)), kept(1 / (1 + np.exp(-g)))
-        z = t * s
-        blocks.append((h, t, s))
-        h = kept(h + z @ p["residual.weight"] + p["residual.bias"])
-        skip = skip + z @ p["skip.weight"] + p["skip.bias"]
-    return skip, condition, blocks
+    c = _at_every_row(network, condition, inputs.shape[1], first_row)
+    h = inputs if network.real else kept(params["input.embedding"][inputs])
+    skip, saved = 0, []
+    for layer in network.layers:
+        p = _of(params, layer)
+        if layer.kind == PROJECT:
+            saved.append((h, ()))
+            h = kept(h @ p["weight"] + p.get("bias", 0))
+        elif layer.kind == FILTER:
+            saved.append((skip, ()))
+            skip = _conv(skip, p["weight"], layer.dilation) + p.get("bias", 0)
+        else:
+            pre = _conv(h, p["conv.weight"], layer.dilation) + p["conv.bias"]
+            if c is not None:
+                pre = pre + c @ p["condition.weight"] + p.get("condition.bias", 0)
+            z, parts = _activate(layer, pre, kept)
+            saved.append((h, (z, *parts)))
+            h = kept(h + z @ p["residual.weight"] + p["residual.bias"])
+            skip = skip + (z @ p["skip.weight"] + p["skip.bias"] if layer.projects_skip else z)
+    return skip, c, saved
 
 
-def _forward(params, codes, dilations, condition, half_activations=False):
-    """Logits, and all that the gradients need."""
-    skip, condition, blocks = _trunk(params, codes, dilations, condition, half_activations)
+def _forward(params, inputs, network, condition, half_activations=False, first_row=0):
+    """What the head puts out, and all that the gradients need."""
+    skip, c, saved = _trunk(params, inputs, network, condition, half_activations, first_row)
+    if network.filters or network.head is None:
+        return skip, (c, saved, skip, None)
     end = np.maximum(skip, 0) @ params["head.0.weight"] + params["head.0.bias"]
-    logits = np.maximum(end, 0) @ params["head.1.weight"] + params["head.1.bias"]
-    return logits, (condition, blocks, skip, end)
+    outputs = np.maximum(end, 0) @ params["head.1.weight"] + params["head.1.bias"]
+    return outputs, (c, saved, skip, end)
 
 
-def _block_names(condition):
-    names = ["conv.weight", "conv.bias", "residual.weight", "residual.bias", "skip.weight", "skip.bias"]
-    return names if condition is None else [*names, "condition.weight"]
-
-
-def _nats(logits, codes):
-    """-ln softmax(logits)[code], and the softmax."""
+# ---- losses ----------------------------------------------------------------------------------------------------------
+def _softmax(logits, codes):
+    """-ln softmax(logits)[code], and its gradient."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     exp = np.exp(shifted)
     total = exp.sum(axis=-1, keepdims=True)
     score = np.take_along_axis(shifted, codes[..., None].astype(np.int64), axis=-1)[..., 0]
-    return np.log(total[..., 0]) - score, exp / total
+    return np.log(total[..., 0]) - score, exp / total - (np.arange(logits.shape[-1]) == codes[..., None])
 
 
-def loss(params, codes, weights, *, dilations, condition, threads):
+def _square(outputs, targets):
+    """The mean square of the errors, and its gradient."""
+    error = outputs - targets
+    return (error * error).mean(axis=-1), 2 / error.shape[-1] * error
+
+
+LOSSES = {"Softmax": _softmax, "Regression": _square}
+
+
+def _losses(network, outputs, targets, weights):
+    """The loss of each row times its weight, and the gradient of their sum; rows of weight 0 count for nothing."""
+    rows, slopes = LOSSES[type(network.head).__name__](outputs, targets)
+    counts = weights != 0
+    return np.where(counts, rows, 0) * weights, np.where(counts[..., None], slopes, 0) * weights[..., None]
+
+
+def loss(params, inputs, targets, weights, *, network, condition, threads):
     """Backend of the contract."""
-    logits, _ = _forward(params, codes[:, :-1], dilations, condition)
-    nats, _ = _nats(logits, codes[:, 1:])
-    return float((weights * nats).sum() / weights.sum())
+    outputs, _ = _forward(params, inputs, network, condition)
+    return float(_losses(network, outputs, targets, weights)[0].sum() / weights.sum())
 
 
+# ---- backward --------------------------------------------------------------------------------------------------------
 def loss_and_grads(
-    params, codes, weights, into, *, dilations, condition, workspace, threads, recompute, needs, half_activations
+    params, inputs, targets, weights, into, *, network, condition, workspace, threads, recompute, needs,
+    half_activations,
 ):  # fmt: skip
     """Backend of the contract. All gradients are +=."""
     del workspace, threads, recompute  # nothing to share, split or save here
     into = _targets(params, into, needs)
-    logits, (c, blocks, skip, end) = _forward(params, codes[:, :-1], dilations, condition, half_activations)
-    nats, probability = _nats(logits, codes[:, 1:])
-    one_hot = np.arange(logits.shape[-1]) == codes[:, 1:, None]
-    dlogits = probability - one_hot
-    dlogits = dlogits * (weights / weights.sum())[..., None]
-
-    dend = _linear_back(params, into, np.maximum(end, 0), dlogits, "head.1") * (end > 0)
-    dskip = _linear_back(params, into, np.maximum(skip, 0), dend, "head.0") * (skip > 0)
-    dcondition = _trunk_back(params, into, codes[:, :-1], dilations, condition, c, blocks, dskip)
-    return float((weights * nats).sum() / weights.sum()), dcondition if "condition" in needs else None
+    outputs, (c, saved, skip, end) = _forward(params, inputs, network, condition, half_activations)
+    losses, dskip = _losses(network, outputs, targets, weights)
+    dskip = dskip / weights.sum()
+    if not network.filters:
+        dend = _linear_back(params, into, np.maximum(end, 0), dskip, "head.1") * (end > 0)
+        dskip = _linear_back(params, into, np.maximum(skip, 0), dend, "head.0") * (skip > 0)
+    dcondition = _trunk_back(params, into, inputs, network, condition, c, saved, dskip)
+    return float(losses.sum() / weights.sum()), dcondition if "condition" in needs else None
 
 
 def _targets(params, into, needs):
@@ -100,43 +170,70 @@ def _targets(params, into, needs):
 def _linear_back(params, into, x, dy, name):
     """Gradients of y = x @ W + b; returns that of x."""
     into[f"{name}.weight"][...] += np.einsum("bti,bto->io", x, dy)
-    into[f"{name}.bias"][...] += dy.sum(axis=(0, 1))
+    if f"{name}.bias" in into:
+        into[f"{name}.bias"][...] += dy.sum(axis=(0, 1))
     return dy @ params[f"{name}.weight"].T
 
 
-def _trunk_back(params, into, codes, dilations, condition, c, blocks, dskip):
-    """Gradients of the blocks and the embedding; returns that of the condition, which `_trunk` returned as ``c``."""
-    dh = np.zeros_like(blocks[0][0])
-    dcondition = None if condition is None else np.zeros_like(condition)
-    for i in reversed(range(len(dilations))):
-        x, t, s = blocks[i]
-        z = t * s
-        dz = _linear_back(params, into, z, dskip, f"blocks.{i}.skip")
-        dz = dz + _linear_back(params, into, z, dh, f"blocks.{i}.residual")
-        dpre = np.concatenate([dz * s * (1 - t * t), dz * t * s * (1 - s)], axis=-1)
-        into[f"blocks.{i}.conv.bias"][...] += dpre.sum(axis=(0, 1))
-        if c is not None:
-            weight, local = params[f"blocks.{i}.condition.weight"], np.broadcast_to(c, (*x.shape[:2], c.shape[2]))
-            into[f"blocks.{i}.condition.weight"][...] += np.einsum("btc,bto->co", local, dpre)
-            dc = dpre @ weight.T
-            dcondition += dc.sum(axis=1) if condition.ndim == 2 else dc
-        weight = params[f"blocks.{i}.conv.weight"]
-        for k in range(len(weight)):
-            shift = (len(weight) - 1 - k) * dilations[i]
-            kept = max(x.shape[1] - shift, 0)
-            into[f"blocks.{i}.conv.weight"][k] += np.einsum("bti,bto->io", x[:, :kept], dpre[:, shift:])
-            dh[:, :kept] += dpre[:, shift:] @ weight[k].T
-    np.add.at(into["input.embedding"], codes, dh)
-    return dcondition
+def _conv_back(weight, dweight, x, dy, dilation):
+    """dweight += the gradient of `_conv`'s weight; returns that of x."""
+    dx = np.zeros_like(x)
+    for k in range(len(weight)):
+        shift = (len(weight) - 1 - k) * dilation
+        kept = max(x.shape[1] - shift, 0)
+        dweight[k] += np.einsum("bti,bto->io", x[:, :kept], dy[:, shift:])
+        dx[:, :kept] += dy[:, shift:] @ weight[k].T
+    return dx
 
 
+def _trunk_back(params, into, inputs, network, condition, c, saved, dskip):
+    """Gradients of all layers and the input; returns that of the condition, which `_trunk` returned as ``c``."""
+    dh, dc = 0, None if c is None else np.zeros((*inputs.shape[:2], c.shape[2]), c.dtype)
+    for layer, (x, kept) in reversed(list(zip(network.layers, saved, strict=True))):
+        if layer.kind == PROJECT:
+            dh = _linear_back(params, into, x, dh, layer.name)
+        elif layer.kind == FILTER:
+            weight = f"{layer.name}.weight"
+            if layer.bias:
+                into[f"{layer.name}.bias"][...] += dskip.sum(axis=(0, 1))
+            dskip = _conv_back(params[weight], into[weight], x, dskip, layer.dilation)
+        else:
+            dh = _block_back(params, into, layer, x, kept, dh, dskip, c, dc)
+    if not network.real:
+        np.add.at(into["input.embedding"], inputs, dh)
+    if condition is None:
+        return None
+    if condition.ndim == 2:
+        return dc.sum(axis=1)
+    if not network.hop:
+        return dc
+    return np.einsum("tf,btc->bfc", spread(network, 0, inputs.shape[1]).astype(dc.dtype), dc)
+
+
+def _block_back(params, into, layer, x, kept, dh, dskip, c, dc):
+    """Gradients of one block; returns that of its input. ``dc`` += the gradient of the condition."""
+    z, *parts = kept
+    if layer.last:
+        dh = np.zeros_like(x)
+    dz = _linear_back(params, into, z, dskip, f"{layer.name}.skip") if layer.projects_skip else dskip
+    dz = dz + _linear_back(params, into, z, dh, f"{layer.name}.residual")
+    dpre = _slopes(layer, dz, parts)
+    into[f"{layer.name}.conv.bias"][...] += dpre.sum(axis=(0, 1))
+    if c is not None:
+        name = f"{layer.name}.condition"
+        dc += _linear_back(params, into, np.broadcast_to(c, dc.shape), dpre, name)
+    weight = f"{layer.name}.conv.weight"
+    return dh + _conv_back(params[weight], into[weight], x, dpre, layer.dilation)
+
+
+# ---- the trunk alone -------------------------------------------------------------------------------------------------
 def forward(
-    params, codes, out, *, dilations, condition, workspace, threads, recompute, needs, half_activations
+    params, inputs, out, *, network, condition, workspace, threads, recompute, needs, half_activations
 ):  # fmt: skip
     """Backend of the contract: fills the skip sum, returns what backward needs."""
     del workspace, threads, recompute, needs
-    out[...], c, blocks = _trunk(params, codes, dilations, condition, half_activations)
-    return SimpleNamespace(fresh=True, arguments=(codes, dilations, condition, c, blocks), params=params)
+    out[...], c, saved = _trunk(params, inputs, network, condition, half_activations)
+    return SimpleNamespace(fresh=True, arguments=(inputs, network, condition, c, saved), params=params)
 
 
 def backward(dskips, kept, into, *, needs, threads):
@@ -147,60 +244,86 @@ def backward(dskips, kept, into, *, needs, threads):
     return dcondition if "condition" in needs else None
 
 
+# ---- streams ---------------------------------------------------------------------------------------------------------
 class Stream:
     """All that was seen so far: every step runs the whole past again."""
 
-    def __init__(self, params, batch, dilations, condition_channels, weights):
-        self.storage = weights
-        self.params, self.batch, self.dilations = params, batch, dilations
-        self.condition_channels = condition_channels
-        self.classes, self.dtype = params["head.1.weight"].shape[1], params["head.1.weight"].dtype
-        self.skip_channels = len(params["head.0.weight"])
+    def __init__(self, params, batch, network, storage_kind):
+        self.params, self.batch, self.network, self.storage = params, batch, network, storage_kind
+        self.dtype = next(iter(params.values())).dtype
         self.reset()
 
     def reset(self):
         """Forget the past."""
-        self.codes, self.condition, self.time = np.zeros((self.batch, 0), np.int64), None, 0
+        self.inputs = self.condition = None
+        self.time = 0
 
     def copy(self):
         """A second stream that goes on from here."""
         return copy.copy(self)
 
-    def step(self, codes, condition, out, head=True):
-        """Fill the logits that follow each of some codes, or without the head their skip sums."""
-        self.codes = np.concatenate([self.codes, codes], axis=1)
+    def step(self, inputs, condition, out, head=True):
+        """Fill what comes out after each of some rows, or without the head their skip sums."""
+        n = inputs.shape[1]
         if condition is not None and condition.ndim == 3:
-            before = [] if self.condition is None else [self.condition]
-            self.condition = condition = np.concatenate([*before, condition], axis=1)
-        self.time += codes.shape[1]
-        logits, (_, _, skips, _) = _forward(self.params, self.codes, self.dilations, condition)
-        out[...] = (logits if head else skips)[:, -codes.shape[1] :]
+            rows = _at_every_row(self.network, condition, n, self.time)
+            condition = rows if self.condition is None else np.concatenate([self.condition, rows], axis=1)
+            self.condition = condition
+        self.inputs = inputs if self.inputs is None else np.concatenate([self.inputs, inputs], axis=1)
+        self.time += n
+        plain = self._without_hop()
+        if head:
+            outputs, _ = _forward(self.params, self.inputs, plain, condition)
+        else:
+            outputs, _, _ = _trunk(self.params, self.inputs, plain.without_head(), condition)
+        out[...] = outputs[:, -n:]
+
+    def _without_hop(self):
+        """The network, whose condition has been spread over the rows already."""
+        if not self.network.hop:
+            return self.network
+        return dataclasses.replace(self.network, condition=dataclasses.replace(self.network.condition, hop=0))
 
     def sample(self, first, out, condition, options):
         """Fill ``out (batch, n)`` with draws."""
-        seed, temperature, top_k, top_p = options
-        logits = np.empty((self.batch, 1, self.classes), self.dtype)
+        logits = np.empty((self.batch, 1, self.network.head.outputs), self.dtype)
         for i in range(out.shape[1]):
-            self.step(first[:, None] if i == 0 else out[:, i - 1 : i], condition, logits)
+            local = condition
+            if condition is not None and condition.ndim == 3:
+                local = self._frames(condition, i)
+            self.step(first[:, None] if i == 0 else out[:, i - 1 : i], local, logits)
             for b in range(self.batch):
-                row = logits[b, 0].astype(np.float64)
-                if not np.isfinite(row).all():
-                    raise DivergedError(f"generate: the logits of stream {b} are not finite at step {self.time - 1}")
-                if temperature == 0:
-                    out[b, i] = row.argmax()
-                    continue
-                p = np.exp((row - row.max()) / temperature)
-                ordered = np.sort(p)[::-1]
-                kept = self.classes if top_p == 1 else 1 + int((ordered.cumsum() < top_p * p.sum()).sum())
-                kept = min(kept, top_k or self.classes, self.classes)
-                p = np.where(p >= ordered[kept - 1], p, 0).cumsum()
-                code = np.searchsorted(p, uniform(seed, b, self.time - 1) * p[-1], side="right")
-                out[b, i] = min(code, np.searchsorted(p, p[-1]))
+                out[b, i] = draw(logits[b, 0].astype(np.float64), options, b, self.time - 1)
+
+    def _frames(self, condition, i):
+        """The frames (or the row) that row i of the draws needs."""
+        if not self.network.hop:
+            return condition[:, i : i + 1]
+        frames, begin = self.network.condition, self.time - i  # each draw moves the time on
+        first = self.time // frames.hop - begin // frames.hop
+        return condition[:, first : first + frames.frames(1, self.time)]
 
 
-def init_state(params, batch, *, dilations, condition_channels, threads, weights):
+def draw(logits, options, stream, time):
+    """A class drawn from softmax(logits / temperature)."""
+    seed, temperature, top_k, top_p = options
+    if not np.isfinite(logits).all():
+        raise DivergedError(f"generate: the logits of stream {stream} are not finite at step {time}")
+    if temperature == 0:
+        return logits.argmax()
+    p = np.exp((logits - logits.max()) / temperature)
+    ordered = np.sort(p)[::-1]
+    kept = len(p) if top_p == 1 else 1 + int((ordered.cumsum() < top_p * p.sum()).sum())
+    kept = min(kept, top_k or len(p), len(p))
+    p = np.where(p >= ordered[kept - 1], p, 0).cumsum()
+    code = np.searchsorted(p, uniform(seed, stream, time) * p[-1], side="right")
+    return min(code, np.searchsorted(p, p[-1]))
+
+
+def init_state(params, batch, *, network, threads, storage_kind):
     """Backend of the contract."""
+    del threads
     params = {name: np.array(value) for name, value in params.items()}
-    if weights is not None:
-        params = storage.rounded_matrices(params, weights)
-    return Stream(params, batch, dilations, condition_channels, weights)
+    if storage_kind is not None:
+        params = storage.rounded_matrices(params, storage_kind)
+    return Stream(params, batch, network, storage_kind)

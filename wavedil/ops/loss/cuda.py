@@ -6,10 +6,10 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.sums import sum_values, sum_values_kernel
 from wavedil.ops.loss import KINDS
 
 PART = 4096  # elements whose losses a block adds up
@@ -21,7 +21,7 @@ def forward(loss, x, targets, weights, kind, delta, *, workspace, threads):
     sums = scratch(workspace, x.engine)("loss parts", (parts,), np.float64)
     kernel = _forward(x.dtype, threads_or(256), kind)
     kernel(parts, sums, x, targets, weights, delta, x.size, x.shape[-1], parts)
-    cuda_rows.total(loss, sums)
+    sum_values(loss, sums)
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -109,4 +109,4 @@ def _backward(dtype, threads, kind):
 def kernels(dtype):
     """All kernels that this family launches."""
     dtype, threads = np.dtype(dtype), threads_or(256)
-    return (*(make(dtype, threads, kind) for kind in KINDS for make in (_forward, _backward)), cuda_rows.sum_of_all())
+    return (*(make(dtype, threads, kind) for kind in KINDS for make in (_forward, _backward)), sum_values_kernel())

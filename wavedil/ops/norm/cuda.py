@@ -9,11 +9,11 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import Kernel, lanes, scratch, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, lanes, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.rows import move_columns, row_kernels
+from wavedil.kernels.cuda.sums import add_slabs, cut_rows, sum_slabs
 from wavedil.ops.norm import BY_CHANNEL
 
 DOUBLES = types.Array(float64, 1, "C")
@@ -88,9 +88,9 @@ def _move_groups(rows, x, back=False):
     for g in range(groups):
         part = rows[g : g + 1].reshape(1, -1, width)
         if back:
-            cuda_rows.move_columns(flat, part, 0, g * width)
+            move_columns(flat, part, 0, g * width)
         else:
-            cuda_rows.move_columns(part, flat, g * width, 0)
+            move_columns(part, flat, g * width, 0)
 
 
 def _group_forward(make, y, mean, inverse, x, scale, shift, eps):
@@ -151,7 +151,7 @@ def _totals(make, what, dy, x, mean, inverse, centred, by_channel):
     """(2, C) float64: the sums of `_sums` over all rows."""
     channels = x.shape[-1]
     rows = x.size // channels
-    slab_rows, slabs = cuda_tiles.cut_rows(1, rows, 16)
+    slab_rows, slabs = cut_rows(1, rows, 16)
     sums = make(("norm sums", slabs, channels), (slabs, 2 * channels), np.float64)
     totals = make("norm totals", (2, channels), np.float64)
     kernel = _sums(x.dtype, threads_or(128), what)
@@ -160,7 +160,7 @@ def _totals(make, what, dy, x, mean, inverse, centred, by_channel):
         by_channel,
     )  # fmt: skip
     totals.fill(0)
-    cuda_tiles.add_slabs(None, totals, sums, 2 * channels, 2 * channels, slabs)
+    add_slabs(None, totals, sums, 2 * channels, 2 * channels, slabs)
     return totals
 
 
@@ -390,6 +390,6 @@ def kernels(dtype):
         *(_sums(dtype, few, what) for what in ("mean", "squares", "back")),
         *(_finish(dtype, few, what) for what in ("mean", "squares")), _add_doubles(dtype, few),
         _apply(dtype, many), _channel_back(dtype, many), _row_normal(dtype, many),
-        *cuda_rows.kernels(dtype), cuda_tiles.sum_slabs("float64"),
+        *row_kernels(dtype), sum_slabs("float64"),
         *(make(dtype, few, centred) for make in (_row_forward, _row_back) for centred in (True, False)),
     )  # fmt: skip

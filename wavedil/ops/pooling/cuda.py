@@ -11,10 +11,11 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda.device import Kernel, lanes, scratch, stage, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.engine import scratch, stage
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, lanes, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.sums import sum_slabs
 from wavedil.ops.pooling import EPSILON, State
 
 SLAB, SLABS = 64, 256  # an item's rows of a slab at least, and its slabs at most
@@ -55,7 +56,7 @@ def _take_in(make, y, state, mean, variance, shares, x, weights, w, b, v, kind):
     attentive = kind == "attentive"
     if attentive:
         hidden = make("hidden", (batch, time, w.shape[1]), dtype)
-        cuda_tiles.rows(hidden, x, w, bias=b)
+        products.rows(hidden, x, w, bias=b)
         kernel = _scores(dtype, threads_or(128))
         work = -(-batch * time // (kernel.threads // lanes(kernel.threads)))
         kernel(work, shares, hidden, v, batch * time, w.shape[1])
@@ -90,7 +91,7 @@ def backward(grads, dy, saved, *, workspace, threads):
     kernel = _seen(x.dtype, threads_or(256))
     kernel(blocks_for(kernel, x.size), seen, x, shares, x.size, channels)
     hidden = make("hidden", (batch, time, w.shape[1]), x.dtype)
-    cuda_tiles.rows(hidden, seen, w, bias=b)
+    products.rows(hidden, seen, w, bias=b)
     dscores = make("dscores", (batch, time, 1), x.dtype)
     kernel = _scores_back(x.dtype, threads_or(128))
     work = -(-batch * time // (kernel.threads // lanes(kernel.threads)))
@@ -99,9 +100,9 @@ def backward(grads, dy, saved, *, workspace, threads):
     kernel = _hidden_back(x.dtype, threads_or(256))
     kernel(blocks_for(kernel, hidden.size), hidden, dhidden, dscores, v, hidden.size, w.shape[1])
     if grads.x is not None:
-        cuda_tiles.rows(grads.x, dhidden, w, other=grads.x, end="add", transposed=True)
-    cuda_tiles.columns(make, grads.w, grads.b, seen, dhidden)
-    cuda_tiles.columns(make, grads.v, None, dscores, hidden)
+        products.rows(grads.x, dhidden, w, other=grads.x, end="add", transposed=True)
+    products.columns(make, grads.w, grads.b, seen, dhidden)
+    products.columns(make, grads.v, None, dscores, hidden)
 
 
 @functools.cache
@@ -365,6 +366,6 @@ def kernels(dtype):
     return (
         *(make(dtype, few) for make in (_scores, _amounts, _moments, _merge, _scores_back)),
         *(make(dtype, many) for make in (_shares, _input_back, _seen, _hidden_back)),
-        cuda_tiles.row_product(dtype), cuda_tiles.row_product(dtype, end="add", transposed=True),
-        cuda_tiles.column_product(dtype), cuda_tiles.sum_slabs(dtype),
+        products.row_product(dtype), products.row_product(dtype, end="add", transposed=True),
+        products.column_product(dtype), sum_slabs(dtype),
     )  # fmt: skip

@@ -9,11 +9,12 @@ import functools
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.rows import remember, row_kernels, unroll
+from wavedil.kernels.cuda.sums import add_slabs, cut_rows, sum_slabs
 
 
 def forward(y, x, depth, point, b, dilation, padding, *, workspace, threads):
@@ -21,7 +22,7 @@ def forward(y, x, depth, point, b, dilation, padding, *, workspace, threads):
     make = scratch(workspace, x.engine)
     h = make("hidden", (*y.shape[:-1], x.shape[-1]), x.dtype)
     _depthwise(h, x, depth, dilation, padding, 1)
-    cuda_tiles.rows(_flat(y), _flat(h), point, bias=b)
+    products.rows(_flat(y), _flat(h), point, bias=b)
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -31,25 +32,25 @@ def backward(grads, dy, saved, *, workspace, threads):
     if grads.point is not None or grads.b is not None:
         h = make("hidden", shape, x.dtype)
         _depthwise(h, x, depth, dilation, padding, 1)
-        cuda_tiles.columns(make, grads.point, grads.b, _flat(h), _flat(dy))
+        products.columns(make, grads.point, grads.b, _flat(h), _flat(dy))
     if grads.x is None and grads.depth is None:
         return
     dh = make("dhidden", shape, x.dtype)
-    cuda_tiles.rows(_flat(dh), _flat(dy), point, transposed=True)
+    products.rows(_flat(dh), _flat(dy), point, transposed=True)
     if grads.x is not None:
         _depthwise(grads.x, dh, depth, dilation, padding, -1)
     if grads.depth is not None:
         places = _places(depth, dilation, padding)
         (rows, columns), (height, width) = _plane(dy), _plane(x)
         pixels, channels = len(x) * rows * columns, x.shape[-1]
-        slab_rows, slabs = cuda_tiles.cut_rows(1, pixels, 16)
+        slab_rows, slabs = cut_rows(1, pixels, 16)
         sums = make("depth sums", (slabs, depth.size), x.dtype)
         kernel = _weights(x.dtype, threads_or(128))
         kernel(
             blocks_for(kernel, sums.size), sums, x, dh, slabs, slab_rows, pixels, height, width, rows, columns,
             channels, depth.size // channels, *places,
         )  # fmt: skip
-        cuda_tiles.add_slabs(None, grads.depth, sums, depth.size, depth.size, slabs)
+        add_slabs(None, grads.depth, sums, depth.size, depth.size, slabs)
 
 
 def step(y, state, x, depth, point, b, dilation, *, workspace):
@@ -57,9 +58,9 @@ def step(y, state, x, depth, point, b, dilation, *, workspace):
     history, position = state
     (batch, span, channels), n = history.shape, x.shape[1]
     rows = scratch(workspace, x.engine)("rows", (batch, span + n, channels), x.dtype)
-    cuda_rows.unroll(rows, history, x, int(position[0]))
+    unroll(rows, history, x, int(position[0]))
     forward(y, rows, depth, point, b, dilation, ((0, 0),), workspace=workspace, threads=None)
-    cuda_rows.remember(history, x, int(position[0]))
+    remember(history, x, int(position[0]))
     if span:
         position[0] = (position[0] + n) % span
 
@@ -140,7 +141,7 @@ def kernels(dtype):
     """All kernels that this family launches."""
     dtype = np.dtype(dtype)
     return (
-        _depth(dtype, threads_or(256)), _weights(dtype, threads_or(128)), cuda_tiles.row_product(dtype),
-        cuda_tiles.row_product(dtype, transposed=True), cuda_tiles.column_product(dtype), cuda_tiles.sum_slabs(dtype),
-        *cuda_rows.kernels(dtype),
+        _depth(dtype, threads_or(256)), _weights(dtype, threads_or(128)), products.row_product(dtype),
+        products.row_product(dtype, transposed=True), products.column_product(dtype), sum_slabs(dtype),
+        *row_kernels(dtype),
     )  # fmt: skip

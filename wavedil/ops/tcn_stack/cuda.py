@@ -11,10 +11,11 @@ import copy
 
 import numpy as np
 
-from wavedil.kernels.cuda import device as cuda_device
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import scratch, stage
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.array import int64_codes
+from wavedil.kernels.cuda.engine import device_array, scratch, stage
+from wavedil.kernels.cuda.rows import move_columns, remember, row_kernels, unroll
+from wavedil.kernels.cuda.sums import sum_values
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops.activation import Grads as ActivationGrads
 from wavedil.ops.activation import Saved as ActivationSaved
@@ -51,7 +52,7 @@ class _Net:
         rows = x.shape[1] - (past if shift == 0 else 0)
         y = self.make(("conv", i, j), (x.shape[0], rows, weight.shape[2]), self.dtype)
         settings = {"taps": self.taps, "shift": -past if shift is None else shift, "dilation": self.dilations[i]}
-        cuda_tiles.rows(y, x, weight, bias=bias, end="relu", **settings)
+        products.rows(y, x, weight, bias=bias, end="relu", **settings)
         return y
 
     def out(self, i, x, z):
@@ -62,7 +63,7 @@ class _Net:
             y.set(z)
             y += x
         else:
-            cuda_tiles.rows(y, x, weight, bias=bias, other=z, end="add")
+            products.rows(y, x, weight, bias=bias, other=z, end="add")
         activation.forward(y, y, None, "relu", 0.0, workspace=None, threads=None)
         return y
 
@@ -84,22 +85,22 @@ class _Net:
         _relu_back(dz, dz, z)
         seen = {"taps": self.taps, "shift": -past, "dilation": dilation}
         back = {"taps": self.taps, "shift": past, "dilation": -dilation, "transposed": True}
-        cuda_tiles.columns(self.make, *self.weight_and_bias(f"blocks.{i}.conv.1", self.into), a, dz, **seen)
-        cuda_tiles.columns(self.make, *self.weight_and_bias(f"blocks.{i}.shortcut", self.into), x, total)
+        products.columns(self.make, *self.weight_and_bias(f"blocks.{i}.conv.1", self.into), a, dz, **seen)
+        products.columns(self.make, *self.weight_and_bias(f"blocks.{i}.shortcut", self.into), x, total)
         da = self.empty("da", dy, dy.shape[2])
         weight, _ = self.weight_and_bias(f"blocks.{i}.conv.1")
-        cuda_tiles.rows(da, dz, weight, other=a, end="relu_back", **back)
+        products.rows(da, dz, weight, other=a, end="relu_back", **back)
         self.drop(i, 0, da)
-        cuda_tiles.columns(self.make, *self.weight_and_bias(f"blocks.{i}.conv.0", self.into), x, da, **seen)
+        products.columns(self.make, *self.weight_and_bias(f"blocks.{i}.conv.0", self.into), x, da, **seen)
         if lowest:
             return None
         weight, _ = self.weight_and_bias(f"blocks.{i}.conv.0")
         shortcut, _ = self.weight_and_bias(f"blocks.{i}.shortcut")
         dx = self.make(("dx", i % 2, x.shape[2]), x.shape, self.dtype)
         if shortcut is None:
-            cuda_tiles.rows(dx, da, weight, other=total, end="add", **back)
+            products.rows(dx, da, weight, other=total, end="add", **back)
         else:
-            cuda_tiles.rows(dx, da, weight, more=total, w_more=shortcut, **back)
+            products.rows(dx, da, weight, more=total, w_more=shortcut, **back)
         return dx
 
 
@@ -115,7 +116,7 @@ def _input(workspace, params, x):
     table = params.get("input.embedding")
     if table is None:
         return (x if hasattr(x, "to_host") else stage(workspace, engine, "x", np.ascontiguousarray(x))), None
-    codes = cuda_device.whole(x) if hasattr(x, "to_host") else stage(workspace, engine, "x", x.astype(np.int64))
+    codes = int64_codes(x) if hasattr(x, "to_host") else stage(workspace, engine, "x", x.astype(np.int64))
     rows = scratch(workspace, engine)("embedded", (*codes.shape, table.shape[1]), table.dtype)
     embedding.forward(rows, codes, table, workspace=None, threads=None)
     return rows, codes
@@ -125,7 +126,7 @@ def _last(make, x):
     """The last row of each item, (B, 1, C)."""
     batch, time, channels = x.shape
     out = make("last row", (1, batch, channels), x.dtype)
-    cuda_rows.move_columns(out, x.reshape(1, batch, time * channels), (time - 1) * channels, 0)
+    move_columns(out, x.reshape(1, batch, time * channels), (time - 1) * channels, 0)
     return out.reshape(batch, 1, channels)
 
 
@@ -135,7 +136,7 @@ def loss_and_grads(
     """The loss; into +=, unless it is None."""
     workspace, engine = workspace or Workspace(), params["head.weight"].engine
     make = scratch(workspace, engine)
-    into = {} if into is None else {name: cuda_device.array(into[name]) for name in needs}
+    into = {} if into is None else {name: device_array(into[name]) for name in needs}
     net = _Net(params, dilations, make, dropout, into)
     rows, codes = _input(workspace, params, x)
     inputs, kept = rows, []
@@ -151,17 +152,17 @@ def loss_and_grads(
     seen = _last(make, rows) if last else rows
     weight, bias = net.weight_and_bias("head")
     y = net.empty("head", seen, weight.shape[1])
-    cuda_tiles.rows(y, seen, weight, bias=bias)
+    products.rows(y, seen, weight, bias=bias)
     shares = stage(workspace, engine, "shares", shares)
     value = make("loss", (1,), np.float64)
     if loss == "cross_entropy":
         targets = (
-            cuda_device.whole(targets) if hasattr(targets, "to_host")
+            int64_codes(targets) if hasattr(targets, "to_host")
             else stage(workspace, engine, "targets", targets.astype(np.int64))
         )  # fmt: skip
         nats, dy = make("nats", (targets.size,), np.float64), y
         rows_loss(nats, y, targets, shares, 0, 1.0, gradient=True)
-        cuda_rows.total(value, nats)
+        sum_values(value, nats)
     else:
         if not hasattr(targets, "to_host"):
             targets = stage(workspace, engine, "targets", np.ascontiguousarray(targets))
@@ -178,26 +179,26 @@ def _backward(net, kept, inputs, codes, seen, dy, last):
     """The gradients of what is needed +="""
     make, into = net.make, net.into
     weight, _ = net.weight_and_bias("head")
-    cuda_tiles.columns(make, *net.weight_and_bias("head", into), seen, dy)
+    products.columns(make, *net.weight_and_bias("head", into), seen, dy)
     numbers = [int(name.split(".")[1]) for name in into if name.startswith("blocks.")]
     lowest = -1 if "input.embedding" in into else min(numbers, default=len(kept))
     if lowest == len(kept):
         return
     d_seen = net.empty("dseen", seen, seen.shape[2])
-    cuda_tiles.rows(d_seen, dy, weight, transposed=True)
+    products.rows(d_seen, dy, weight, transposed=True)
     d_rows = d_seen
     if last:
         batch, time, channels = kept[-1][0].shape[0], kept[-1][0].shape[1], seen.shape[2]
         d_rows = make("drows", (batch, time, channels), net.dtype)
         d_rows.fill(0)
         whole = d_rows.reshape(1, batch, time * channels)
-        cuda_rows.move_columns(whole, d_seen.reshape(1, batch, channels), 0, (time - 1) * channels)
+        move_columns(whole, d_seen.reshape(1, batch, channels), 0, (time - 1) * channels)
     for i in reversed(range(max(0, lowest), len(kept))):
         d_rows = net.back(i, *kept[i], d_rows, i == lowest)
     if lowest < 0:
         table = into["input.embedding"]
         flat = d_rows.reshape(1, -1, inputs.shape[2])
-        cuda_tiles.columns(make, table, None, None, flat, codes=codes, inputs=table.shape[0], left="one_hot")
+        products.columns(make, table, None, None, flat, codes=codes, inputs=table.shape[0], left="one_hot")
 
 
 def predict(out, params, x, *, dilations, last, workspace, threads):
@@ -209,7 +210,7 @@ def predict(out, params, x, *, dilations, last, workspace, threads):
     for i in range(len(dilations)):
         rows = net.out(i, rows, net.conv(i, 1, net.conv(i, 0, rows)))
     weight, bias = net.weight_and_bias("head")
-    cuda_tiles.rows(out, _last(make, rows) if last else rows, weight, bias=bias)
+    products.rows(out, _last(make, rows) if last else rows, weight, bias=bias)
 
 
 class Stream:
@@ -274,7 +275,7 @@ class Stream:
                 z = net.conv(i, j, self._with_past(make, 2 * i + j, z), shift=0)
             rows = net.out(i, rows, z)
         weight, bias = net.weight_and_bias("head")
-        cuda_tiles.rows(out, rows, weight, bias=bias)
+        products.rows(out, rows, weight, bias=bias)
         self.time += out.shape[1]
 
     def _with_past(self, make, number, x):
@@ -284,8 +285,8 @@ class Stream:
         if not past:
             return x
         seen = make(("seen", number), (self.batch, past + x.shape[1], x.shape[2]), x.dtype)
-        cuda_rows.unroll(seen, ring, x, self.time % past)
-        cuda_rows.remember(ring, x, self.time % past)
+        unroll(seen, ring, x, self.time % past)
+        remember(ring, x, self.time % past)
         return seen
 
 
@@ -299,11 +300,11 @@ def kernels(dtype):
     from wavedil.ops.cross_entropy import cuda as cross_entropy
 
     dtype = np.dtype(dtype)
-    row = cuda_tiles.row_product
+    row = products.row_product
     return (
         row(dtype), row(dtype, end="relu"), row(dtype, end="add"), row(dtype, transposed=True),
         row(dtype, transposed=True, second=True), row(dtype, end="add", transposed=True),
-        row(dtype, end="relu_back", transposed=True), cuda_tiles.column_product(dtype),
-        cuda_tiles.column_product(dtype, "one_hot"), *cuda_rows.kernels(dtype), *activation.kernels(dtype),
+        row(dtype, end="relu_back", transposed=True), products.column_product(dtype),
+        products.column_product(dtype, "one_hot"), *row_kernels(dtype), *activation.kernels(dtype),
         *masks.kernels(dtype), *losses.kernels(dtype), *cross_entropy.kernels(dtype), *embedding.kernels(dtype),
     )  # fmt: skip

@@ -9,10 +9,9 @@ import math
 import numpy as np
 from numba import cuda, float64, int64, types, uint64
 
-from wavedil.kernels.cuda import rows as cuda_rows
-from wavedil.kernels.cuda.device import Kernel, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.sums import sum_values, sum_values_kernel
 
 PART = 4096  # elements whose squares a block adds up
 
@@ -22,7 +21,7 @@ def global_norm(x, threads):
     parts = -(-x.size // PART)
     sums, norm = x.engine.empty(parts, np.float64), x.engine.empty(1, np.float64)
     kernel(parts, sums, x, x.size, parts)
-    cuda_rows.total(norm, sums)
+    sum_values(norm, sums)
     return math.sqrt(norm.to_host()[0])
 
 
@@ -126,4 +125,4 @@ def _adam(dtype, threads):
 def kernels(dtype):
     """All kernels that this family launches."""
     dtype = np.dtype(dtype)
-    return (*(make(dtype, threads_or(256)) for make in (_squares, _sgd, _adam)), cuda_rows.sum_of_all())
+    return (*(make(dtype, threads_or(256)) for make in (_squares, _sgd, _adam)), sum_values_kernel())

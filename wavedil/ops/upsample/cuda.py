@@ -8,10 +8,11 @@ import functools
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda.device import Kernel, scratch, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.sums import add_slabs, sum_slabs
 
 
 def forward(y, x, w, b, factor, *, workspace, threads):
@@ -28,7 +29,7 @@ def forward(y, x, w, b, factor, *, workspace, threads):
         kernel = _repeat(b.dtype, threads_or(256))
         kernel(blocks_for(kernel, bias.size), bias, b, bias.size, factor, b.size)
     y = y.reshape(*x.shape[:2], phases.shape[2])
-    cuda_tiles.rows(y, x, phases, bias=bias, taps=taps, shift=1 - taps)
+    products.rows(y, x, phases, bias=bias, taps=taps, shift=1 - taps)
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -44,7 +45,7 @@ def backward(grads, dy, saved, *, workspace, threads):
     dy = dy.reshape(*x.shape[:2], factor * outputs)
     if grads.x is not None:
         phases = _phases(make, w, factor)
-        cuda_tiles.rows(grads.x, dy, phases, taps=taps, shift=taps - 1, dilation=-1, transposed=True)
+        products.rows(grads.x, dy, phases, taps=taps, shift=taps - 1, dilation=-1, transposed=True)
     dw = db = None
     if grads.w is not None:
         dw = make("dphases", (taps, w.shape[1], factor * outputs), dy.dtype)
@@ -52,12 +53,12 @@ def backward(grads, dy, saved, *, workspace, threads):
     if grads.b is not None:
         db = make("dbias", (factor, outputs), dy.dtype)
         db.fill(0)
-    cuda_tiles.columns(make, dw, db, x, dy, taps=taps, shift=1 - taps)
+    products.columns(make, dw, db, x, dy, taps=taps, shift=1 - taps)
     if dw is not None:
         kernel = _unpack(w.dtype, threads_or(256))
         kernel(blocks_for(kernel, w.size), grads.w, dw, w.size, taps, factor, w.shape[1], outputs)
     if db is not None:
-        cuda_tiles.add_slabs(None, grads.b, db, outputs, outputs, factor)
+        add_slabs(None, grads.b, db, outputs, outputs, factor)
 
 
 def _taps(w, factor):
@@ -140,6 +141,6 @@ def kernels(dtype):
     """All kernels that this family launches."""
     dtype, threads = np.dtype(dtype), threads_or(256)
     return (
-        *(make(dtype, threads) for make in (_repeat, _add_repeats, _pack, _unpack)), cuda_tiles.row_product(dtype),
-        cuda_tiles.row_product(dtype, transposed=True), cuda_tiles.column_product(dtype), cuda_tiles.sum_slabs(dtype),
+        *(make(dtype, threads) for make in (_repeat, _add_repeats, _pack, _unpack)), products.row_product(dtype),
+        products.row_product(dtype, transposed=True), products.column_product(dtype), sum_slabs(dtype),
     )  # fmt: skip

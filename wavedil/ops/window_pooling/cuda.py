@@ -9,10 +9,9 @@ import functools
 import numpy as np
 from numba import cuda, int64, uint64
 
-from wavedil.kernels.cuda import products as cuda_tiles
-from wavedil.kernels.cuda.device import Kernel, threads_or
-from wavedil.kernels.cuda.rows import blocks_for
-from wavedil.kernels.cuda.storage import reals
+from wavedil.kernels.cuda import products
+from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
+from wavedil.kernels.cuda.numbers import reals
 from wavedil.ops.window_pooling import images, reference
 
 
@@ -32,7 +31,7 @@ def backward(grads, dy, saved, *, workspace, threads):
     dx, dy = images(windows, grads.x, dy)
     largest = windows.kind == "max"
     kernel = _backward(dx.dtype, threads_or(256), largest)
-    places = places if largest else cuda_tiles.no_codes(dx.engine)
+    places = places if largest else products.no_codes(dx.engine)
     kernel(blocks_for(kernel, dx.size), dx, dy, places, dx.size, *_sizes(dx, windows))
 
 

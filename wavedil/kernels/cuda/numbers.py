@@ -1,9 +1,9 @@
-"""How CUDA kernels read and write numbers: four neighbours at once, and numbers that are stored in 16 bits."""
+"""How CUDA kernels read and write numbers: four neighbours at once, and their types, of which one has 16 bits."""
 
 import numpy as np
 from numba import cuda, float32, float64, types
 
-from wavedil.kernels.cuda.device import SIMULATED
+from wavedil.kernels.cuda.launch import SIMULATED
 
 REALS = {"float16": types.float16, "float32": float32, "float64": float64}
 
@@ -17,7 +17,7 @@ def reals(dtype):
 if SIMULATED:
 
     @cuda.jit(device=True)
-    def four(array, at):
+    def load4(array, at):
         """The elements at, at + 1, at + 2 and at + 3."""
         return array[at], array[at + 1], array[at + 2], array[at + 3]
 
@@ -26,7 +26,7 @@ else:
     from numba.cuda.extending import intrinsic
 
     @intrinsic
-    def four(typing, array, at):
+    def load4(typing, array, at):
         """The elements at, at + 1, at + 2 and at + 3, whose first must lie on a multiple of four of them."""
 
         def generate(context, builder, signature, arguments):

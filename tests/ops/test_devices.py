@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 import wavedil as wd
 from wavedil import cli
 from wavedil.errors import ConfigError
-from wavedil.kernels.cuda import device as cuda_device
+from wavedil.kernels.cuda.engine import HostEngine, stage, unavailable
 from wavedil.kernels.workspace import Workspace
 
 CONFIG = wd.WaveNetConfig(dilations=(1, 2), residual_channels=2, dilation_channels=2, skip_channels=2, end_channels=2)
@@ -15,7 +15,7 @@ MODELS = {
     "WaveNet": lambda **options: wd.WaveNet(CONFIG, **options),
     "ClipClassifier": lambda **options: wd.ClipClassifier(CONFIG, ("a", "b"), **options),
 }
-no_gpu = pytest.mark.skipif(cuda_device.unavailable() is None, reason="there is a GPU")
+no_gpu = pytest.mark.skipif(unavailable() is None, reason="there is a GPU")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -62,11 +62,11 @@ def test_the_drivers_reason_is_given(monkeypatch):
     monkeypatch.setattr(cuda, "implementation", "NVIDIA", raising=False)
     monkeypatch.setattr(cuda, "is_available", lambda: False)
     monkeypatch.setattr(cuda, "cuda_error", lambda: "\nthe library\ncannot be found\n")
-    reason = cuda_device.unavailable()
+    reason = unavailable()
     assert "the library cannot be found" in reason and "install a driver" in reason and "\n" not in reason
 
 
-class Lagging(cuda_device.HostEngine):
+class Lagging(HostEngine):
     """Does what it was asked for only when somebody waits, as a GPU may."""
 
     def __init__(self):
@@ -95,6 +95,6 @@ class Lagging(cuda_device.HostEngine):
 def test_a_staging_buffer_is_not_filled_again_before_its_upload_has_ended():
     engine, workspace = Lagging(), Workspace()
     for value in range(5):
-        engine.use(cuda_device.stage(workspace, engine, "x", np.full(3, float(value))))
+        engine.use(stage(workspace, engine, "x", np.full(3, float(value))))
     engine.mark()()
     assert [list(part) for part in engine.read] == [[value] * 3 for value in range(5)]

@@ -1,0 +1,87 @@
+"""Sizes of a WaveNet, and the network that they stand for."""
+
+from functools import cached_property
+
+from wavedil import checks
+from wavedil.errors import ConfigError
+from wavedil.models.base import Config, checked_dataclass
+from wavedil.ops import gated_stack
+from wavedil.receptive import check_dilations
+
+
+@checked_dataclass
+class WaveNetConfig(Config):
+    """Sizes of a WaveNet.
+
+    Attributes
+    ----------
+    dilations : tuple of int
+        Rows between the taps of each block: one entry, one block. Any sequence is accepted.
+    kernel_size : int
+        Taps of each dilated convolution.
+    residual_channels, dilation_channels, skip_channels, end_channels : int
+        Channels between blocks, in each half of the gate, of the skip sum, and of the head's hidden layer.
+    classes : int
+        Number of codes.
+    sample_rate : int
+        Hz of the audio that the codes stand for.
+    codec : str
+        ``"mulaw"``, or ``"none"`` for codes that are not audio.
+    condition_channels : int
+        Width of the condition; 0 for none. With speakers it defaults to ``residual_channels``.
+    condition_hop : int
+        Samples between two frames of the condition; 0 if it is global or comes at every sample.
+    condition_interpolation : {"linear", "held"}
+        What samples between two frames see (`wavedil.ops.gated_stack.Condition`).
+    speakers : int
+        Speakers, each with an embedding that is (added to) the condition; 0 for none.
+
+    Raises
+    ------
+    ConfigError
+        If a value has the wrong type or is out of range.
+    """
+
+    dilations: tuple[int, ...]
+    kernel_size: int = 2
+    residual_channels: int = 32
+    dilation_channels: int = 32
+    skip_channels: int = 32
+    end_channels: int = 32
+    classes: int = 256
+    sample_rate: int = 8000
+    codec: str = "mulaw"
+    condition_channels: int = 0
+    condition_hop: int = 0
+    condition_interpolation: str = "linear"
+    speakers: int = 0
+
+    def __post_init__(self):
+        where = "WaveNetConfig"
+        self._set("dilations", check_dilations(self.dilations, self.kernel_size))
+        self._check_plain_fields(condition_channels=0, condition_hop=0, speakers=0)
+        checks.one_of(where, "codec", self.codec, ("mulaw", "none"))
+        checks.one_of(where, "condition_interpolation", self.condition_interpolation, gated_stack.INTERPOLATIONS)
+        if self.codec == "mulaw" and self.classes > 256:
+            raise ConfigError(f"{where}: classes must be at most 256, the codes of mu-law, got {self.classes}")
+        if self.speakers and not self.condition_channels:
+            self._set("condition_channels", self.residual_channels)
+
+    @cached_property
+    def network(self):
+        """The `gated_stack.Network`."""
+        condition = None
+        if self.condition_channels:
+            condition = gated_stack.Condition(
+                self.condition_channels, self.condition_hop, self.condition_interpolation
+            )  # fmt: skip
+        return gated_stack.wavenet(
+            self.dilations, kernel_size=self.kernel_size, channels=self.residual_channels,
+            gate_channels=self.dilation_channels, skip_channels=self.skip_channels, end_channels=self.end_channels,
+            classes=self.classes, condition=condition,
+        )  # fmt: skip
+
+    @property
+    def receptive_field(self):
+        """Samples that a prediction depends on."""
+        return self.network.receptive_field

@@ -1,0 +1,473 @@
+"""A network on the CPU: how its parameters become panels and gradients come back, and where its activations lie.
+
+Everything that does not change from call to call is a `Plan`, made once for a network, a dtype and a way in which the
+condition comes, and kept in the workspace.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wavedil.kernels import pool, storage
+from wavedil.kernels.cpu.host import width
+from wavedil.kernels.cpu.panels import add_gathered, gather, inverse_index, pack_rows, panel_index, panels_of
+from wavedil.kernels.workspace import aligned_zeros
+from wavedil.ops.gated_stack import cpu_gates, cpu_heads
+from wavedil.ops.gated_stack import network as net
+from wavedil.ops.gated_stack.cpu_tables import BEGIN, CHUNK, GATES, LAYER, STEP, Grads, Net, X
+
+KINDS = {net.BLOCK: 0, net.PROJECT: 1, net.FILTER: 2}
+
+
+class Part(NamedTuple):
+    """One packed array of the network's parameters."""
+
+    name: str  # the parameter
+    layer: int  # whose field says where it lies; -1: the head's or the network's
+    field: str
+    index: np.ndarray  # of each packed element, the parameter's element, or -1
+    matrix: tuple | None  # (panels, rows) of a matrix; None for a vector
+    training: bool  # only the backward pass reads it
+
+
+class Plan:
+    """Sizes, index maps and tables.
+
+    Parameters
+    ----------
+    network : Network
+    dtype : dtype
+    local : bool
+        Whether the condition is one of the products' operands, at every row or at frame rate, not part of the biases.
+    """
+
+    def __init__(self, network, dtype, local):
+        self.network, self.dtype, self.width, self.local = network, np.dtype(dtype), width(dtype), local
+        self.layers = network.layers
+        # Padding stays zero only among plans of the very same sizes, and maps are those of one dtype.
+        self.key = (self.dtype.str, network, local)
+        self.panels = {n: panels_of(n, dtype) for n in {c for x in self.layers for c in (x.inputs, x.outputs, x.skip)}}
+        self.table = np.zeros(len(self.layers), LAYER)
+        for i, layer in enumerate(self.layers):
+            self._fill(self.table[i], i, layer)
+        self.carried = max(self.of(x.inputs) for x in self.layers if x.kind != net.FILTER)
+        self.carried = max([self.carried, *(self.of(x.outputs) for x in self.layers if x.kind == net.PROJECT)])
+        sums = [x.skip if x.kind == net.BLOCK else x.outputs for x in self.layers if x.kind != net.PROJECT]
+        self.summed = max(self.of(n) for n in [*sums, *(x.inputs for x in self.layers if x.kind == net.FILTER)])
+        self.skips = self.of(network.feature_channels)
+        self.kinds = list(dict.fromkeys((s.activation, s.alpha) for s in network.stacks))
+        blocks = self.blocks = [i for i, x in enumerate(self.layers) if x.kind == net.BLOCK]
+        for i in blocks:
+            stack = self.layers[i].stack
+            self.table["activation"][i] = self.kinds.index((stack.activation, stack.alpha))
+        wide = np.zeros(len(self.layers), np.int64)
+        wide[blocks] = self.table["wide"][blocks]
+        self.wide = int(wide.sum())  # panels of all blocks' convolutions
+        self.table["frames"] = np.cumsum(wide) - wide
+        self.table["block_bias"] = self.table["frames"] * self.width
+        self.parts = self._parts()
+        self._inverse = None
+        self.slab_size, self.d_embedding, self.head_gradients = self._lay_out_gradients()
+
+    def of(self, channels):
+        """Panels of so many channels."""
+        return panels_of(channels, self.dtype)
+
+    def _fill(self, row, i, layer):
+        """The sizes of one layer."""
+        readers = [k for k in range(i + 1, len(self.layers)) if self.layers[k].kind != net.FILTER]
+        row["kind"], row["taps"], row["dilation"] = KINDS[layer.kind], layer.taps, layer.dilation
+        row["inputs"], row["outputs"], row["following"] = self.of(layer.inputs), self.of(layer.outputs), -1
+        if readers and not layer.last and layer.kind != net.FILTER:
+            row["following"] = readers[0]
+        if layer.kind == net.BLOCK:
+            row["gate"], row["skip"] = self.of(layer.gate), self.of(layer.skip)
+            row["wide"] = row["kept"] = row["gate"] * (layer.wide // layer.gate)
+            row["first"], row["adds_z"] = layer.first, not layer.projects_skip
+            row["local"] = self.of(layer.condition.channels) if self.local and not self.network.hop else 0
+        elif layer.kind == net.FILTER:
+            row["kept"] = row["outputs"]
+
+    @property
+    def condition_panels(self):
+        """Of a condition that is an operand; 0 if there is none."""
+        return self.of(self.network.condition.channels) if self.local else 0
+
+    # index maps -------------------------------------------------------------------------------------------------------
+    def columns(self, layer):
+        """Where each column of a block's convolution lies in its panels: half vectors of tanh and sigmoid in turn."""
+        if layer.wide == layer.gate:
+            return np.arange(layer.wide)
+        lanes, half = self.width // 2, layer.gate
+        channel = np.arange(layer.wide) % half
+        return channel // lanes * self.width + np.arange(layer.wide) // half * lanes + channel % lanes
+
+    def _matrix(self, places, rows, panels):
+        return panel_index(places, rows * self.width, panels, self.dtype), (panels, rows)
+
+    def _vector(self, places, panels):
+        return panel_index(places[None], 1, panels, self.dtype), None
+
+    def _conv(self, layer, outputs, columns, wide):
+        """Maps of a convolution's weight and of its transpose: (taps, inputs, outputs), with columns moved."""
+        w, taps, inputs = self.width, layer.taps, layer.inputs
+        R = self.of(inputs)
+        conv = _spread(_places(taps, inputs, outputs), wide * w, columns, 2)
+        at = np.concatenate([np.arange(inputs) + k * R * w for k in range(taps)])
+        forward = _spread(conv.reshape(taps * inputs, -1), taps * R * w, at, 0)
+        backward = conv.transpose(0, 2, 1).reshape(taps * wide * w, inputs)
+        return self._matrix(forward, taps * R, wide), self._matrix(backward, taps * wide, R)
+
+    def _block_maps(self, layer):
+        """(parameter, field, (index, matrix), only for training) of one block."""
+        w, both, row = self.width, layer.wide, self.table[self.layers.index(layer)]
+        R, D, S, wide = (int(row[name]) for name in ("inputs", "gate", "skip", "wide"))
+        columns = self.columns(layer)
+        forward, backward = self._conv(layer, both, columns, wide)
+        residual = _places(layer.gate, layer.inputs)
+        maps = [
+            ("conv.weight", "weight", forward, False), ("conv.weight", "weight_t", backward, True),
+            ("residual.weight", "residual", self._matrix(residual, D, R), False),
+            ("residual.bias", "residual_bias", self._vector(_places(layer.inputs), R), False),
+        ]  # fmt: skip
+        back = D, R + S
+        if layer.projects_skip:
+            skip, at = _places(layer.gate, layer.skip), np.arange(R * w, R * w + layer.skip)
+            maps += [
+                ("skip.weight", "skip_weight", self._matrix(skip, D, S), False),
+                ("skip.weight", "back", self._matrix(_spread(skip.T, (R + S) * w, at, 0), R + S, D), True),
+                ("skip.bias", "skip_bias", self._vector(_places(layer.skip), S), False),
+            ]  # fmt: skip
+        elif layer.stack.activation != net.GATED:
+            back = D, R
+        maps.append(("residual.weight", "back", self._matrix(residual.T, back[1], D), True))
+        if self.local:
+            C = self.condition_panels
+            weight = _spread(_places(layer.condition.channels, both), wide * w, columns, 1)
+            maps += [("condition.weight", "condition_weight", self._matrix(weight, C, wide), False),
+                     ("condition.weight", "condition_t", self._matrix(weight.T, wide, C), True)]  # fmt: skip
+        return maps
+
+    def _parts(self):
+        """All packed arrays; layers of the same shape share their maps."""
+        parts, known = [], {}
+        for i, layer in enumerate(self.layers):
+            shape = layer._replace(name="", last=False, first=False, dilation=1)
+            if shape not in known:
+                if layer.kind == net.BLOCK:
+                    known[shape] = self._block_maps(layer)
+                else:
+                    R = self.of(layer.outputs)
+                    forward, backward = self._conv(layer, layer.outputs, np.arange(layer.outputs), R)
+                    known[shape] = [("weight", "weight", forward, False), ("weight", "weight_t", backward, True)]
+                    bias = _places(layer.outputs) if layer.bias else np.full(layer.outputs, -1)
+                    known[shape].append(("bias" * layer.bias, "bias", self._vector(bias, R), False))
+            for name, field, (index, matrix), training in known[shape]:
+                parts.append(Part(f"{layer.name}.{name}", i, field, index, matrix, training))
+        return parts + self._shared_parts()
+
+    def _shared_parts(self):
+        """Those of the input and of a head of two layers."""
+        parts, n, head = [], self.network, self.network.head
+        if not n.real:
+            table = _places(n.input.classes, self.layers[0].inputs)
+            index = panel_index(table, n.input.classes, self.of(self.layers[0].inputs), self.dtype)
+            parts.append(Part("input.embedding", -1, "embedding", index, None, False))
+        if head is not None and head.end_channels:
+            S, E, Q = (self.of(c) for c in (n.feature_channels, head.end_channels, head.outputs))
+            weight0, weight1 = _places(n.feature_channels, head.end_channels), _places(head.end_channels, head.outputs)
+            for name, field, (index, matrix), training in (
+                ("0.weight", "weight0", self._matrix(weight0, S, E), False),
+                ("0.weight", "weight0_t", self._matrix(weight0.T, E, S), True),
+                ("0.bias", "bias0", self._vector(_places(head.end_channels), E), False),
+                ("1.weight", "weight1", self._matrix(weight1, E, Q), False),
+                ("1.weight", "weight1_t", self._matrix(weight1.T, Q, E), True),
+                ("1.bias", "bias1", self._vector(_places(head.outputs), Q), False),
+            ):  # fmt: skip
+                parts.append(Part(f"head.{name}", -1, field, index, matrix, training))
+        return parts
+
+    # parameters -------------------------------------------------------------------------------------------------------
+    def pack(self, params, workspace, threads, train, lowest=0, kind=None):
+        """The parameters as panels; transposed ones only for training, and from the lowest layer to train on."""
+        begins, ends, found = {}, {"matrices": 0, "vectors": 0}, {}
+        for part in self.parts:
+            if train or not part.training:
+                where = "vectors" if part.matrix is None else "matrices"
+                place = (part.layer, part.field)
+                if place not in found:  # two parameters may share a matrix
+                    found[place] = (where, len(part.index), part.matrix)
+                    begins[place], ends[where] = ends[where], ends[where] + len(part.index)
+        largest = max(self.carried, self.summed) * self.width
+        begins[-1, "zero"], ends["vectors"] = ends["vectors"], ends["vectors"] + largest
+        arrays = {where: workspace.array((self.key, where, train), (end,), self.dtype) for where, end in ends.items()}
+        if kind is not None:  # the floats are needed for a moment only
+            workspace.drop((self.key, "matrices", train))
+
+        def pack_layer(parts):
+            for part in parts:
+                begin = begins[part.layer, part.field]
+                target = arrays[found[part.layer, part.field][0]][begin : begin + len(part.index)]
+                gather(params[part.name].reshape(-1), part.index, target)
+
+        tasks = []
+        for i in range(-1, len(self.layers)):
+            mine = [p for p in self.parts if p.layer == i and p.name in params and (p.layer, p.field) in begins]
+            tasks.append((pack_layer, [p for p in mine if not (p.training and 0 <= i < lowest)]))
+        pool.run(tasks, self._copy_threads(params, threads))
+        self._fill_padding(arrays, begins)
+        if kind is not None:
+            arrays["matrices"], moved = self._stored(arrays["matrices"], begins, found, kind)
+            begins |= moved
+        return self._net(begins, arrays)
+
+    def _fill_padding(self, arrays, begins):
+        """Numbers that are no parameters: outputs that do not exist, and skip outputs that are z itself."""
+        if (-1, "bias1") in begins and isinstance(self.network.head, net.Softmax):
+            begin, classes = begins[-1, "bias1"], self.network.head.classes
+            # Classes that do not exist have probability zero.
+            arrays["vectors"][begin + classes : begin + self.of(classes) * self.width] = -1e30
+        for i in self.blocks:
+            layer, row, w = self.layers[i], self.table[i], self.width
+            if (i, "back") in begins and row["adds_z"] and layer.stack.activation == net.GATED:
+                D, R, S = int(row["gate"]), int(row["inputs"]), int(row["skip"])
+                matrix = arrays["matrices"][begins[i, "back"] :][: D * (R + S) * w * w].reshape(D, R + S, w, w)
+                for p in range(D):
+                    matrix[p, R + p] = np.eye(w)
+
+    def _net(self, begins, arrays):
+        """What the kernels are told."""
+        table = self.table.copy()
+        for (i, field), begin in begins.items():
+            if i >= 0:
+                table[field][i] = begin
+        alphas = tuple(cpu_gates.KINDS[name](alpha) for name, alpha in self.kinds)
+        shared = {field: begin for (i, field), begin in begins.items() if i < 0}
+        return Net(
+            table, alphas, self._head(shared), self.carried, arrays["matrices"], arrays["vectors"],
+            shared.get("embedding", 0), 0 if self.network.real else self.network.input.classes, shared["zero"],
+        )  # fmt: skip
+
+    def _head(self, begins):
+        head = self.network.head
+        kind = getattr(cpu_heads, type(head).__name__) if head is not None else cpu_heads.NoHead
+        two = head is not None and head.end_channels
+        sizes = {
+            "skips": self.skips, "end": self.of(head.end_channels) if two else 0,
+            "output_panels": 0 if head is None else self.of(head.outputs),
+            "outputs": 0 if head is None else head.outputs,
+        }  # fmt: skip
+        values = {name: 0 for name in kind._fields} | begins | sizes | self.head_gradients
+        return kind(**{name: int(values[name]) for name in kind._fields})
+
+    def _stored(self, packed, begins, found, kind):
+        """Packed matrices in fewer bytes: the array, and where in it each begins."""
+        parts, moved, end = [], {}, 0
+        for place, (where, size, matrix) in found.items():
+            if where == "matrices":
+                panels, rows = matrix
+                begin = begins[place]
+                values = packed[begin : begin + size].reshape(panels, rows * self.width, self.width)
+                parts.append(storage.stored(values, kind) if values.size else np.zeros(0, storage.KINDS[kind]))
+                moved[place], end = end, end + len(parts[-1])
+        array = aligned_zeros(end, parts[0].dtype)
+        array[:] = np.concatenate(parts)
+        return array, moved
+
+    def _copy_threads(self, params, threads):
+        """Threads to copy parameters with: many small copies on two threads take twice the time of one."""
+        return threads if params["blocks.0.conv.weight"].nbytes >= 2**16 else 1
+
+    def biases(self, params, workspace, batch, condition):
+        """The convolutions' biases of each item, (batch, all blocks), with a global condition added."""
+        biases = workspace.array((self.key, "biases"), (batch, self.wide * self.width), self.dtype)
+        for i in self.blocks:
+            layer, begin = self.layers[i], int(self.table["block_bias"][i])
+            columns = begin + self.columns(layer)
+            bias = params[f"{layer.name}.conv.bias"]
+            told = condition is not None or self.local
+            if told and layer.condition.bias:
+                bias = bias + params[f"{layer.name}.condition.bias"]
+            biases[:, columns] = bias
+            if condition is not None:
+                weight = params[f"{layer.name}.condition.weight"]
+                biases[:, columns] += (condition[:, :, None] * weight).sum(axis=1)
+        return biases
+
+    # gradients --------------------------------------------------------------------------------------------------------
+    def _lay_out_gradients(self):
+        """Fill the table's gradient fields; the slab's size, and where the input's and the head's begin."""
+        end, w, level = 0, self.width, None
+
+        def take(size):
+            nonlocal end
+            begin, end = end, end + int(size)
+            return begin
+
+        level = take(self.of(self._level_channels(0)) * w)
+        self.levels = [level]
+        for i, layer in enumerate(self.layers):
+            row = self.table[i]
+            outputs = row["wide"] if layer.kind == net.BLOCK else row["outputs"]
+            row["d_level"] = level
+            row["d_weight"] = take(layer.taps * row["inputs"] * outputs * w * w)
+            if layer.kind != net.FILTER:
+                row["d_sums"] = take(row["inputs"] * w)
+            else:
+                level = take(row["outputs"] * w)
+                self.levels.append(level)
+            if layer.kind == net.BLOCK:
+                row["d_bias"] = take(row["wide"] * w)
+                row["d_mix"] = take((row["inputs"] + row["skip"]) * row["gate"] * w * w)
+                row["d_condition"] = take(self.condition_panels * row["wide"] * w * w)
+        n, head, places = self.network, self.network.head, {"d_skip_sum": level}
+        table = 0 if n.real else take(self.of(self.layers[0].inputs) * n.input.classes * w)
+        if head is not None and head.end_channels:
+            S, E, Q = (self.of(c) for c in (n.feature_channels, head.end_channels, head.outputs))
+            places |= {"d_weight0": take(S * E * w * w), "d_bias0": take(E * w), "d_weight1": take(E * Q * w * w),
+                       "d_bias1": take(Q * w)}  # fmt: skip
+        return end, table, places
+
+    def _level_channels(self, level):
+        """Channels of the skip sum before so many filters have changed it."""
+        return next(x.skip for x in self.layers if x.kind == net.BLOCK) if level == 0 else None
+
+    def gradients(self, workspace, batch, needed):
+        """Slabs of gradients, (batch, size), and where in them each begins."""
+        slab = workspace.array((self.key, "gradients"), (batch, self.slab_size), self.dtype)
+        return Grads(slab, needed, self.d_embedding)
+
+    def gradient_parts(self):
+        """(parameter, where its gradient begins in a slab, where each of its elements lies from there on)."""
+        if self._inverse is None:
+            known = {}
+
+            def inverse(index):
+                if id(index) not in known:
+                    known[id(index)] = inverse_index(index, int(index.max()) + 1)
+                return known[id(index)]
+
+            self._inverse = [
+                (part.name, begin, inverse(part.index))
+                for part in self.parts
+                if (begin := self._gradient_of(part)) is not None and part.index.max() >= 0
+            ]
+        return self._inverse
+
+    def _gradient_of(self, part):
+        """Where in a slab the gradient of a packed array begins; None if it has none of its own."""
+        if part.layer < 0:
+            return self.d_embedding if part.field == "embedding" else self.head_gradients.get(f"d_{part.field}")
+        row, layer = self.table[part.layer], self.layers[part.layer]
+        following = int(row["following"])
+        begin = {
+            "weight": row["d_weight"], "condition_weight": row["d_condition"], "residual": row["d_mix"],
+            "skip_weight": row["d_mix"] + row["inputs"] * row["gate"] * self.width**2, "skip_bias": row["d_level"],
+            "residual_bias": self.table["d_sums"][following], "bias": self.table["d_sums"][following],
+        }.get(part.field)  # fmt: skip
+        if part.field in ("residual", "residual_bias") and following < 0:
+            return None  # it reaches no output
+        if part.field == "bias" and layer.kind == net.FILTER:
+            below = sum(x.kind == net.FILTER for x in self.layers[: part.layer])
+            begin = self.levels[below + 1]
+        return None if begin is None else int(begin)
+
+    def unpack(self, params, grads, into, needs, condition, threads):
+        """Add the items' gradients that are needed to ``into``; the gradient of a global condition is returned."""
+        parts = [part for part in self.gradient_parts() if part[0] in needs]
+
+        def unpack_parts(parts):
+            for name, begin, index in parts:
+                add_gathered(grads.slab, begin, index, into[name].reshape(-1))
+
+        size = 8
+        tasks = [(unpack_parts, parts[k : k + size]) for k in range(0, len(parts), size)]
+        pool.run(tasks, self._copy_threads(params, threads))
+        dcondition = None
+        if condition is not None and "condition" in needs:
+            dcondition = np.zeros_like(condition)
+        for i in self.blocks:
+            layer, begin = self.layers[i], int(self.table["d_bias"][i])
+            dbias = grads.slab[:, begin + self.columns(layer)]
+            conv, told = f"{layer.name}.conv.bias", condition is not None or self.local
+            if conv in needs:
+                into[conv] += _summed(dbias)
+            if told and (name := f"{layer.name}.condition.bias") in needs:
+                into[name] += _summed(dbias)
+            name = f"{layer.name}.condition.weight"
+            if condition is not None and name in needs:
+                into[name] += (condition[:, :, None] * dbias[:, None, :]).sum(axis=0)
+            if dcondition is not None:
+                dcondition += (params[name] * dbias[:, None, :]).sum(axis=2)
+        return dcondition
+
+    # activations ------------------------------------------------------------------------------------------------------
+    def layout(self, x_rows, gates_rows, x_first=0):
+        """`Item.layout` for so many rows of each layer's X and of what it keeps, and the sizes of the two arrays.
+
+        ``x_first`` is the row of X where the times (or positions) begin.
+        """
+        layout, sizes = np.empty((2, 2, len(self.layers)), np.int64), []
+        for which, panels, rows in ((X, self.table["inputs"], x_rows), (GATES, self.table["kept"], gates_rows)):
+            layout[which, STEP] = np.asarray(rows) * self.width
+            ends = np.cumsum(panels * layout[which, STEP])
+            layout[which, BEGIN] = ends - panels * layout[which, STEP]
+            sizes.append(int(ends[-1]))
+        layout[X, BEGIN] += np.asarray(x_first) * self.width
+        return layout, sizes
+
+    def inputs(self, x, layout, i):
+        """A layer's part of ``x (batch, size)``, as (batch, panels, rows, width); no row lies before it."""
+        begin, step = layout[X, :, i]
+        panels = int(self.table["inputs"][i])
+        return x[:, begin : begin + panels * step].reshape(len(x), panels, -1, self.width)
+
+    def past(self):
+        """Rows that each layer looks back."""
+        return (self.table["taps"] - 1) * self.table["dilation"]
+
+    def sliding_rows(self):
+        """Rows of buffers that slide: the past, and room for as much again or some chunks."""
+        return self.past() + (np.maximum(self.past(), 2 * CHUNK) // CHUNK + 1) * CHUNK
+
+    def scratch(self, workspace, rows, *name):
+        """An array of scratch for so many rows, and where its matrices begin."""
+        head = self.network.head
+        plain = any(s.activation != net.GATED for s in self.network.stacks)
+        projected = [int(r["outputs"]) for r in self.table if r["kind"] == KINDS[net.PROJECT]]
+        z, outputs = max([int(self.table["gate"].max()), *projected]), 0 if head is None else self.of(head.outputs)
+        end = self.of(head.end_channels) if head is not None and head.end_channels else 0
+        counts = dict(z=z, dz=z if plain else 0, skip=self.summed, end=end, outputs=outputs, dend=end)
+        begins, size = {}, 0
+        for matrix, panels in counts.items():
+            begins[matrix], size = size, size + panels * rows * self.width
+        return dict(scratch=workspace.array((self.key, "scratch", *name), (size,), self.dtype), **begins)
+
+    def packed_rows(self, workspace, condition, batch, rows, name="condition"):
+        """A condition that is an operand as panels, (batch, size)."""
+        held = workspace.array((self.key, name), (batch, self.condition_panels, rows, self.width), self.dtype)
+        if condition is not None:
+            for b in range(batch):
+                pack_rows(condition[b], held[b])
+        return held.reshape(batch, -1)
+
+
+def _summed(dbias):
+    """The sum over the items, one after the other: as `add_gathered` adds them."""
+    total = dbias[0].copy()
+    for row in dbias[1:]:
+        total += row
+    return total
+
+
+def _places(*shape):
+    return np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
+
+
+def _spread(matrix, size, where, axis):
+    """The matrix with its rows or columns moved to the given places of a wider one."""
+    shape = list(matrix.shape)
+    shape[axis] = size
+    wide = np.full(shape, -1, np.int64)
+    wide[(slice(None),) * axis + (where,)] = matrix
+    return wide

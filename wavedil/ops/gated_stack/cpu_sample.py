@@ -1,0 +1,121 @@
+"""Generation on the CPU: one row after the other, and a group of streams as the rows of every product."""
+
+from collections import namedtuple
+
+from wavedil.kernels.cpu.jit import inner, jit
+from wavedil.kernels.cpu.panels import address, down, panel_view, repeated, strided_view, width_of
+from wavedil.kernels.cpu.products import (
+    few_row_product,
+    few_row_product_biased,
+    few_row_product_relu,
+    left_taps,
+    left_view,
+    matrix,
+)
+from wavedil.kernels.cpu.random import uniform
+from wavedil.kernels.cpu.rows import add_rows, copy_rows, look_up, relu_rows, sample_row
+from wavedil.ops.gated_stack.cpu_frames import frames_at
+from wavedil.ops.gated_stack.cpu_gates import few_gates
+from wavedil.ops.gated_stack.cpu_kernels import nothing, slide_down
+from wavedil.ops.gated_stack.cpu_tables import BEGIN, BLOCK, PROJECT, STEP, X
+
+Options = namedtuple("Options", "seed temperature top_k top_p")
+
+
+@inner
+def inputs_of_streams(item, i, t):
+    """X of a layer, t rows from the present, with a row for each stream."""
+    w = width_of(address(item.x, 0))
+    at = item.layout[X, BEGIN, i] + (item.position[X, i] + t) * w
+    return strided_view(address(item.x, at), item.stream_step, item.layout[X, STEP, i])
+
+
+@inner
+def _block_start(net, item, layer, t, n, gates):
+    """What a block's convolution starts from at row t: biases, and what each stream is told."""
+    w = width_of(address(net.vectors, 0))
+    if item.frames.hop == 0:
+        return strided_view(address(item.bias, layer.block_bias), item.bias_step, w)
+    for b in range(n):
+        frames_at(item.frames, layer, b, t, 1, down(gates, b))
+    return gates
+
+
+@inner
+def sample_step(net, item, codes, t, n):
+    """The skip sum after one more code of each of n streams, which are the rows of all matrices here."""
+    vectors, w = net.vectors, width_of(address(net.vectors, 0))
+    z, skip = panel_view(item.scratch, item.z, n), panel_view(item.scratch, item.skip, n)
+    gates = panel_view(item.gates, 0, n)
+    x = inputs_of_streams(item, 0, 0)
+    for b in range(n):
+        look_up(address(vectors, net.embedding), codes[b], down(x, b), net.layers[0].inputs, net.table_rows)
+    for i in range(len(net.layers)):
+        layer = net.layers[i]
+        x = inputs_of_streams(item, i, 0)
+        if layer.kind == PROJECT:
+            weights = matrix(net.matrices, layer.weight, 0, layer.outputs, layer.inputs)
+            following, bias = inputs_of_streams(item, layer.following, 0), repeated(address(vectors, layer.bias))
+            few_row_product(left_view(x, layer.inputs), weights, n, layer.outputs, following, bias)
+            item.position[X, i] += 1
+            continue
+        if layer.kind != BLOCK:
+            copy_rows(skip, x, n, layer.inputs)
+        past = inputs_of_streams(item, i, -(layer.taps - 1) * layer.dilation)
+        left = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
+        if layer.kind == BLOCK:
+            weights = matrix(net.matrices, layer.weight, 0, layer.wide, layer.taps * layer.inputs)
+            start = _block_start(net, item, layer, t, n, gates)
+            few_gates(net.activation, layer.activation, left, weights, n, layer.gate, gates, start, z)
+            left = left_view(z, layer.gate)
+            if layer.following >= 0:
+                weights = matrix(net.matrices, layer.residual, 0, layer.inputs, layer.gate)
+                bias = repeated(address(vectors, layer.residual_bias))
+                following = inputs_of_streams(item, layer.following, 0)
+                few_row_product_biased(left, weights, n, layer.inputs, following, x, bias)
+            if layer.adds_z:
+                if layer.first:
+                    copy_rows(z, skip, n, layer.skip)
+                else:
+                    add_rows(z, skip, n, layer.skip)
+            else:
+                weights = matrix(net.matrices, layer.skip_weight, 0, layer.skip, layer.gate)
+                bias = repeated(address(vectors, layer.skip_bias))
+                before = nothing(net) if layer.first else skip
+                few_row_product_biased(left, weights, n, layer.skip, skip, before, bias)
+        else:
+            weights = matrix(net.matrices, layer.weight, 0, layer.outputs, layer.taps * layer.inputs)
+            few_row_product(left, weights, n, layer.outputs, skip, repeated(address(vectors, layer.bias)))
+        item.position[X, i] += 1
+    return skip
+
+
+@inner
+def _logits(net, item, skip, n):
+    """What the head says of each stream."""
+    head = net.head
+    end, outputs = panel_view(item.scratch, item.end, n), panel_view(item.scratch, item.outputs, n)
+    relu_rows(skip, skip, n, head.skips)
+    bias0, bias1 = repeated(address(net.vectors, head.bias0)), repeated(address(net.vectors, head.bias1))
+    weights0 = matrix(net.matrices, head.weight0, 0, head.end, head.skips)
+    weights1 = matrix(net.matrices, head.weight1, 0, head.output_panels, head.end)
+    few_row_product_relu(left_view(skip, head.skips), weights0, n, head.end, end, bias0)
+    few_row_product(left_view(end, head.end), weights1, n, head.output_panels, outputs, bias1)
+    return outputs
+
+
+@jit
+def stream_samples(net, item, codes, out, options, first_stream, time, probabilities, ordered, failed):
+    """Draw codes for a group of streams, each from the logits after the one before; ``codes`` start them."""
+    n, count = out.shape
+    for i in range(count):
+        slide_down(net, item, 0, len(net.layers), 1)
+        logits = _logits(net, item, sample_step(net, item, codes, i, n), n)
+        for b in range(n):
+            draw = uniform(options.seed, first_stream + b, time + i)
+            code = sample_row(down(logits, b), net.head.output_panels, options, draw, probabilities, ordered)
+            if code < 0:
+                failed[0], failed[1] = first_stream + b, time + i
+                return
+            out[b, i] = code
+            codes[b] = code
