@@ -137,6 +137,21 @@ def test_rows_of_weight_0_may_hold_nan():
         h.assert_close(device.to_host(ops.cross_entropy.backward(1.0, on_device)), gradients, 1e-12)
 
 
+def test_rows_that_no_prediction_of_a_tcn_sees_may_hold_nan():
+    rng = np.random.default_rng(0)
+    shapes = ops.tcn_stack.parameter_shapes(inputs=2, channels=(2,), kernel_size=2, outputs=1)
+    params = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    x, targets, weights = rng.standard_normal((1, 6, 2)), rng.standard_normal((1, 6, 1)), np.array([[1, 1, 0, 0, 0, 0]])
+    x[0, 2:], targets[0, 2:] = np.nan, np.nan
+    settings, moved = dict(dilations=(1,), loss="mse"), device.to_device(params)
+    expected = ops.tcn_stack.loss_and_grads(params, x, targets, weights, **settings, backend="reference")
+    for rows in (x, device.to_device(x)):
+        got = ops.tcn_stack.loss_and_grads(moved, rows, targets, weights, **settings)
+        assert got.loss == pytest.approx(expected.loss, rel=1e-12)
+        for name, gradient in expected.grads.items():
+            np.testing.assert_allclose(got.grads[name].to_host(), gradient, rtol=1e-10, atol=1e-14)
+
+
 def test_a_pooled_deviation_of_large_numbers_is_not_lost():
     x = (1e6 + np.random.default_rng(0).standard_normal((1, 6, 2))).astype(np.float32)
     expected = np.sqrt(x.astype(np.float64).var(axis=1) + ops.pooling.EPSILON)
