@@ -21,6 +21,7 @@ import numpy as np
 import wavedil as wd
 from benchmarks import harness, plots
 from benchmarks.harness import say
+from wavedil.audio.clips import whole_clips
 
 ARMS = ("from scratch", "full", "lower half frozen", "LoRA", "full, all steps")
 COLOURS = {"full, all steps": "#6bbf9c", "LoRA": "#d9742b", "from scratch": "#777777", "full": "#0b6e4f",
@@ -91,6 +92,9 @@ class Speech:
     def validation_clips(self):
         return self._held_out
 
+    def validation_batches(self, batch, window):
+        return whole_clips(self._held_out, batch, window)
+
 
 def config_of(plan):
     channels = dict.fromkeys(("residual_channels", "dilation_channels", "skip_channels", "end_channels"), plan.channels)
@@ -115,9 +119,9 @@ def fit(plan, arm, model, data, rate, steps, seed, old=None, threads=None):
     training = []
 
     def on_step(progress):
-        training.append(progress.loss_bits)
-        if progress.validation_bits is not None:
-            curve.append((progress.step, progress.validation_bits))
+        training.append(progress.loss)
+        if progress.validation is not None:
+            curve.append((progress.step, progress.validation))
 
     trainer.fit(steps=steps, on_step=on_step)
     return {

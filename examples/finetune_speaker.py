@@ -46,8 +46,8 @@ class Excerpt:
             codes[row, 1 : len(part) + 1], weights[row, : len(part)] = part, 1
         return codes, weights
 
-    def validation_clips(self):
-        return self._data.validation_clips()
+    def validation_batches(self, batch, window):
+        return self._data.validation_batches(batch, window)
 
 
 def train(model, data, steps, rate, what, **options):
@@ -58,7 +58,7 @@ def train(model, data, steps, rate, what, **options):
 
     def on_step(progress):
         if progress.step % max(1, steps // 5) == 0:
-            print(f"  {what}: step {progress.step}/{steps}, training {progress.loss_bits:.2f} bits/sample, "
+            print(f"  {what}: step {progress.step}/{steps}, training {progress.loss:.2f} bits/sample, "
                   f"{time.perf_counter() - begin:.0f} s", flush=True)
 
     trainer.fit(steps=steps, on_step=on_step)

@@ -11,12 +11,13 @@ trainer = wd.Trainer(model, data, optimizer=wd.AdamW(8e-3), schedule=wd.schedule
 
 
 def on_step(progress):
-    if progress.validation_bits is not None:
-        print(f"step {progress.step}: validation {progress.validation_bits:.3f} bits/sample")
+    if progress.validation is not None:
+        print(f"step {progress.step}: validation {progress.validation:.3f} bits/sample")
 
 
 trainer.fit(steps=steps, on_step=on_step)
-model.save("speech.safetensors")
+trainer.save_model("speech.safetensors")  # the averaged weights, as in the validation
 
-codes = model.generate(4 * data.sample_rate, seed=0, speaker=0)
+with trainer.averaged():
+    codes = model.generate(4 * data.sample_rate, seed=0, speaker=0)
 wd.audio.write_audio("speech.wav", wd.audio.mulaw_decode(codes[0]), data.sample_rate)

@@ -270,6 +270,11 @@ class _OneVoice:
     def validation_clips(self):
         return self._marked(self._data.validation_clips())
 
+    def validation_batches(self, batch, window):
+        from wavedil.audio.clips import whole_clips
+
+        return whole_clips(self.validation_clips(), batch, window)
+
     def _marked(self, clips):
         return [(name, codes, self._voice) for name, codes, _ in clips]
 
@@ -312,10 +317,11 @@ def _finish(console, run, about, data, validation, trainer):
     """Sample, pictures and the last lines."""
     from wavedil import report
     from wavedil.audio import mulaw_decode
+    from wavedil.training import read_metrics
 
     metrics = read_metrics(run / "metrics.jsonl")
-    train = [(row["step"], row["loss_bits"]) for row in metrics if row.get("loss_bits") is not None]
-    held_out = [(row["step"], row["validation_bits"]) for row in metrics if row.get("validation_bits") is not None]
+    train = [(row["step"], row["loss"]) for row in metrics]
+    held_out = [(row["step"], row["validation"]) for row in metrics if row["validation"] is not None]
     before = about["before"]["new"] if "parent" in about else None
     if before is not None:
         held_out.insert(0, (0, before))
@@ -383,16 +389,6 @@ def verdict(bits: float, yardsticks: dict) -> str:
     return text + (f"FLAC needs {yardsticks['flac']:.2f}, knowing nothing 8.00, knowing only the sample before "
                    f"(order-1) {order1:.2f}: it predicts speech better than that by {order1 - bits:.2f} bits per "
                    "sample.")
-
-
-def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl in order of steps; after a resume the later row of a step counts."""
-    rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a kill may leave half a line
-            row = json.loads(line)
-            rows[row["step"]] = {**rows.get(row["step"], {}), **row}
-    return [rows[step] for step in sorted(rows)]
 
 
 # ---- finetune ------------------------------------------------------------------------------------------------------
@@ -542,8 +538,10 @@ class _Clips:
     def __init__(self, clips):
         self._clips = clips
 
-    def validation_clips(self):
-        return self._clips
+    def validation_batches(self, batch, window):
+        from wavedil.audio.clips import whole_clips
+
+        return whole_clips(self._clips, batch, window)
 
 
 def _old_clips(wd, folder, before, voices, resample):
@@ -1101,10 +1099,10 @@ class _Display:
         left = "-" if self.smooth is None else _clock(progress.seconds_left)
         if self.smooth is None:
             _say(self.console, "   step   training  validation   samples/s  x real time       left")
-        self.smooth = progress.loss_bits if self.smooth is None else 0.9 * self.smooth + 0.1 * progress.loss_bits
-        measured = progress.validation_bits is not None
+        self.smooth = progress.loss if self.smooth is None else 0.9 * self.smooth + 0.1 * progress.loss
+        measured = progress.validation is not None
         if measured:
-            self.validation = f"{progress.validation_bits:.3f}"
+            self.validation = f"{progress.validation:.3f}"
         real_time = "-" if progress.x_realtime is None else f"{progress.x_realtime:.1f}"
         self.bar.status = (f"bits/sample: training {self.smooth:.3f}, validation {self.validation}; "
                            f"{progress.samples_per_second:,.0f} samples/s, {real_time} x real time")

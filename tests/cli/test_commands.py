@@ -17,6 +17,7 @@ from helpers.shell import RATE, assert_one_clear_line, script, wavedil
 
 import wavedil as wd
 from wavedil import cli, report
+from wavedil.training import read_metrics
 
 
 # ---- train ---------------------------------------------------------------------------------------------------------
@@ -32,10 +33,10 @@ def test_train_leaves_a_whole_run_folder(trained):
     assert about["speakers"] == ["anna", "bruno"]
     assert about["reproducible"] is True
     assert about["settings"]["train"]["steps"] == 3
-    rows = cli.read_metrics(run / "metrics.jsonl")
+    rows = read_metrics(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
-    assert 7.7 < rows[0]["loss_bits"] < 8.3
-    assert rows[1]["validation_bits"] is not None
+    assert 7.7 < rows[0]["loss"] < 8.3
+    assert rows[1]["validation"] is not None
 
 
 def test_train_tells_a_newcomer_what_happens(trained):
@@ -82,7 +83,7 @@ def test_resume_goes_on_bit_for_bit(place, tmp_path):
     assert result.exit_code == 0, result.output
     assert "steps 3 to 4" in result.stdout
     assert (halves / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
-    assert [row["step"] for row in cli.read_metrics(halves / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_metrics(halves / "metrics.jsonl")] == [1, 2, 3, 4]
     again = wavedil("train", "--out", halves, "--resume")  # nothing is left to do; the pictures are made again
     assert again.exit_code == 0 and "All 4 steps were done before" in again.stdout
 
@@ -94,7 +95,7 @@ def test_minutes_stop_a_run_and_mark_it(place, tmp_path):
     assert result.exit_code == 0, result.output
     assert "--minutes" in result.stdout
     assert json.loads((run / "config.json").read_text())["reproducible"] is False
-    assert len(cli.read_metrics(run / "metrics.jsonl")) < 10**6
+    assert len(read_metrics(run / "metrics.jsonl")) < 10**6
 
 
 def test_a_single_clip_trains_without_validation(place, tmp_path):
@@ -136,10 +137,10 @@ def test_ctrl_c_saves_and_says_how_to_resume(place, tmp_path):
     assert process.returncode == 130, out + err
     assert "To go on:\n  wavedil train --out" in out or "wavedil.cli" in out
     assert "Traceback" not in err
-    done = len(cli.read_metrics(metrics))
+    done = len(read_metrics(metrics))
     result = wavedil("train", "--out", run, "--resume", "--steps", done + 2)
     assert result.exit_code == 0, result.output
-    assert len(cli.read_metrics(metrics)) == done + 2
+    assert len(read_metrics(metrics)) == done + 2
 
 
 # ---- generate and info ---------------------------------------------------------------------------------------------
@@ -215,8 +216,8 @@ def test_verdict(bits, words):
 
 def test_metrics_survive_half_a_line_and_repeated_steps(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss_bits": 8}\n{"step": 2, "loss_bits": 7}\n{"step": 2, "loss_bits": 6}\n{"step": 3')
-    assert cli.read_metrics(path) == [{"step": 1, "loss_bits": 8}, {"step": 2, "loss_bits": 6}]
+    path.write_text('{"step": 1, "loss": 8}\n{"step": 2, "loss": 7}\n{"step": 2, "loss": 6}\n{"step": 3')
+    assert read_metrics(path) == [{"step": 1, "loss": 8}, {"step": 2, "loss": 6}]
 
 
 def test_commands_are_quoted():

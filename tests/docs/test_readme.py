@@ -4,10 +4,12 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
 
+import wavedil as wd
 from wavedil import cli, settings
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +32,13 @@ def test_python_example_runs(tmp_path, monkeypatch, capsys):
         assert there in code
         code = code.replace(there, small)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "train_speech.py", "exec"), {"__name__": "__main__"})
+    names = {"__name__": "__main__"}
+    exec(compile(code, "train_speech.py", "exec"), names)
     assert "step 2: validation" in capsys.readouterr().out
     assert len(soundfile.read("speech.wav")[0]) == 800
-    assert Path("speech.safetensors").exists()
+    saved = wd.load("speech.safetensors")  # what was validated and heard: the averaged weights
+    assert all(np.array_equal(saved.params[name], value) for name, value in names["trainer"].average.items())
+    assert np.array_equal(saved.generate(800, seed=0, speaker=0), names["codes"])
 
 
 def test_toml_example_is_valid():

@@ -184,7 +184,7 @@ def test_the_same_weights_in_both_dtypes():
 def test_arrays_are_learned():
     trainer = wd.Trainer(wd.TCN(SMALL), data(64), optimizer=wd.Adam(1e-2), batch=16, window=40, validation=None)
     first = []
-    trainer.fit(steps=120, on_step=lambda p: first.append(p.loss_bits))
+    trainer.fit(steps=120, on_step=lambda p: first.append(p.loss))
     x, y = data(20, seed=9)
     assert trainer.model.loss(x, y) < 0.1 * (y**2).mean()
     assert first[0] == pytest.approx(wd.TCN(SMALL).loss(*_first_batch()), rel=1e-6)  # a square is no number of bits
@@ -272,7 +272,7 @@ def test_validation_of_arrays():
     [
         (errors.ShapeError, r"targets must be \(2, 5, ...\) as x is", lambda: Arrays(np.ones((2, 5)), np.ones((2, 4)))),
         (errors.ShapeError, r"x must be \(N, T, ...\)", lambda: Arrays(np.ones(5), np.ones(5))),
-        (errors.ConfigError, "context must be an int", lambda: Arrays(np.ones((1, 5)), np.ones((1, 5)), context=-1)),
+        (errors.ConfigError, "context must be at least", lambda: Arrays(np.ones((1, 5)), np.ones((1, 5)), context=-1)),
         (errors.ConfigError, "batches must be an iterator, got list", lambda: Batches([1])),
         (errors.DataError, "the iterator must go on", lambda: Batches(iter([])).batch(None, 1, 1)),
     ],

@@ -138,6 +138,37 @@ class _Clips(Sequence):
         return clip.name, self._folder._codes(clip), clip.speaker
 
 
+def whole_clips(clips, batch, window):
+    """Yield the arguments of a model's ``loss`` for clips, each one whole and once, and the number of samples in them.
+
+    A clip is scored from silence on, so that each of its samples is predicted, with all of its past. Clips of like
+    length come together, padded at the end with weight 0.
+
+    Parameters
+    ----------
+    clips : iterable of (name, 1-D codes, speaker id or None)
+    batch, window : int
+        Of the training: at most ``batch`` clips come together, and no more samples than eight batches have, unless a
+        single clip is longer.
+    """
+    clips = [clip for clip in clips if len(clip[1])]
+    clips.sort(key=lambda clip: len(clip[1]))
+    while clips:
+        longest = len(clips[-1][1])
+        size = min(len(clips), max(1, 8 * batch * window // longest), batch)
+        group = clips[-size:]
+        del clips[-size:]
+        codes = np.full((size, longest + 1), SILENCE, dtype=group[-1][1].dtype)
+        weights = np.zeros((size, longest), dtype=np.float32)
+        for row, (_, clip, _) in enumerate(group):
+            codes[row, 1 : len(clip) + 1] = clip
+            weights[row, : len(clip)] = 1
+        arguments = codes, weights
+        if group[0][2] is not None:
+            arguments += ({"speaker": np.array([speaker for _, _, speaker in group], dtype=np.int64)},)
+        yield arguments, np.count_nonzero(weights)
+
+
 class ClipFolder:
     """All audio below a folder as mu-law codes, split into training and validation, served as random windows.
 
@@ -285,6 +316,10 @@ class ClipFolder:
     def validation_clips(self):
         """Return a sequence of (path below the folder, 1-D uint8 codes, speaker id or None) of the held-out clips."""
         return _Clips(self, self._validation)
+
+    def validation_batches(self, batch, window):
+        """Yield the arguments of a model's ``loss`` and the number of samples that they score: whole held-out clips."""
+        return whole_clips(self.validation_clips(), batch, window)
 
     def _codes(self, clip):
         if clip.codes is not None:

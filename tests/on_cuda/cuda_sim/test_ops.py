@@ -64,7 +64,9 @@ def test_steps(family, case):
         device.check_steps(family, case, "float64", [1, time - 1])
 
 
-@pytest.mark.parametrize("name", ["sgd-1", "sgd-momentum", "adam-other-betas", "adamw-3"])
+@pytest.mark.parametrize(
+    "name", ["sgd-1", "sgd-momentum", "sgd-nesterov-7", "adam-other-betas", "adam-amsgrad-5", "adamw-3"]
+)
 def test_update(name):
     case = h.case_named("update", name)
     arrays, gradients = h.cases("update").inputs(case, "float64")
