@@ -10,6 +10,7 @@ from wavedil.training import optimizers, schedules
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "extending").glob("*.md"))
+SNIPPETS = [page for page in PAGES if page.stem != "op"]  # which quotes code: see test_extending_op
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +20,13 @@ def registries(monkeypatch):
         monkeypatch.setattr(module.registry, "_kinds", dict(module.registry._kinds))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", SNIPPETS, ids=lambda page: page.stem)
 def test_snippets_give_what_they_show(page):
     found = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert found.attempted > 3 and found.failed == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", SNIPPETS, ids=lambda page: page.stem)
 def test_every_snippet_is_tested(page):
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks

@@ -25,7 +25,7 @@ __all__ = [
     "test_steps_in_place_equal_the_hosts", "test_streams_and_draws", "test_the_same_bits_twice",
     "test_updates_equal_the_reference",
 ]  # fmt: skip
-FAMILIES = [f for f in h.families("parity") if f not in ops.NOT_YET_ON_CUDA]
+FAMILIES = h.families("parity")
 OPS = [(f, c) for f in FAMILIES for c in h.cases(f).CASES]
 by_dtype = pytest.mark.parametrize("dtype", h.DTYPES)
 

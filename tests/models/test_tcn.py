@@ -318,3 +318,18 @@ def test_bad_arguments():
         wd.TCN(SMALL).predict(np.zeros((3, 4, 1), np.float32))
     with pytest.raises(errors.DTypeError, match="x must be float32 as head.weight is, got float64"):
         wd.TCN(SMALL).predict(np.zeros((3, 4, 2)))
+
+
+def test_a_stream_without_a_past_is_saved(tmp_path):
+    model = wd.TCN(wd.TCNConfig(dilations=[1, 1], channels=4, kernel_size=1, inputs=2))
+    state, x = model.init_stream(3), np.ones((3, 5, 2), np.float32)
+    model.stream(x, state)
+    model.save_stream(state, tmp_path / "x.st")
+    again = model.load_stream(tmp_path / "x.st")
+    assert again.time == 5 and np.array_equal(model.stream(x, again), model.stream(x, state))
+
+
+@pytest.mark.parametrize("config", [wd.TCNConfig, wd.WaveNetConfig])
+def test_a_field_beyond_any_memory_is_refused_at_once(config):
+    with pytest.raises(errors.ConfigError, match="dilations must reach back over at most 2147483648 rows, got"):
+        config(dilations=[2**40, 1])

@@ -133,6 +133,9 @@ def test_norm_of_float32_neither_overflows_nor_hides_what_is_not_finite():
 def test_clipping():
     assert update.clip_scale(5.0, 1.0) == 0.2
     assert update.clip_scale(0.5, 1.0) == 1.0 == update.clip_scale(5.0, None) == update.clip_scale(0.0, 1.0)
+    for clip in (0, -1.0, np.nan, "1"):
+        with pytest.raises(ConfigError, match="update.clip_scale: clip must be a number above 0, got "):
+            update.clip_scale(5.0, clip)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

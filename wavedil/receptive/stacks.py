@@ -10,6 +10,7 @@ import numpy as np
 from wavedil.checks import whole
 from wavedil.errors import ConfigError
 
+FIELD = 1 << 31  # rows that a model may reach back over
 LAGS = 1 << 22  # what is counted lag by lag ends here: 4 minutes at 16 kHz
 
 
@@ -20,8 +21,20 @@ def check_dilations(dilations, kernel_size, where: str = "check_dilations") -> t
     Raises
     ------
     ConfigError
-        If there is none, or one of them or the kernel size is not an integer of at least 1.
+        If there is none, one of them or the kernel size is not an integer of at least 1, or a model of them would reach
+        back over more than 2^31 rows.
     """
+    result = _checked(where, dilations, kernel_size)
+    reach = max(1 + (int(kernel_size) - 1) * sum(result), *result)
+    if reach > FIELD:
+        raise ConfigError(
+            f"{where}: dilations must reach back over at most {FIELD} rows, got {reach} with a kernel size of "
+            f"{kernel_size}"
+        )
+    return result
+
+
+def _checked(where, dilations, kernel_size):
     whole(where, "kernel_size", kernel_size)
     return tuple(whole(where, "each of dilations", d) for d in as_list(where, dilations))
 
@@ -29,9 +42,9 @@ def check_dilations(dilations, kernel_size, where: str = "check_dilations") -> t
 def layers(where, dilations, kernel_size) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Dilations and kernel sizes, one of each a layer; ``kernel_size`` is one for all or a sequence."""
     if isinstance(kernel_size, str) or not np.iterable(kernel_size):
-        dilations = check_dilations(dilations, kernel_size, where)
+        dilations = _checked(where, dilations, kernel_size)
         return dilations, (int(kernel_size),) * len(dilations)
-    dilations = check_dilations(dilations, 1, where)
+    dilations = _checked(where, dilations, 1)
     sizes = tuple(whole(where, "kernel_size", size) for size in kernel_size)
     if len(sizes) != len(dilations):
         raise ConfigError(f"{where}: kernel_size must be one number or one for each of the {len(dilations)} dilations, "

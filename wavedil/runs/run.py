@@ -210,7 +210,7 @@ def _train_table(about):
     optimizer = about["optimizer"]
     table = {key: value or 0 for key, value in about["settings"].items()}  # None: 0 switches a limit off
     table |= {key: about[key] for key in ("recompute", "half_activations")} | {"steps": max(1, about["step"])}
-    if optimizer["kind"].lower() in settings.CHOICES["optimizer"]:
+    if optimizer["kind"].lower() in settings.optimizers():
         table |= {"optimizer": optimizer["kind"].lower(), "learning_rate": optimizer["lr"]}
         table |= {key: optimizer[key] for key in ("weight_decay", "momentum") if key in optimizer}
     known = settings.TrainSettings.__dataclass_fields__

@@ -15,7 +15,7 @@ from wavedil import checks
 from wavedil.errors import ConfigError
 
 BUNDLED = "bundled"  # the speech that comes with wavedil; bundled:it and bundled:ru are one voice of it
-CHOICES = {"optimizer": ("adamw", "adam", "sgd"), "schedule": ("cosine", "exponential", "constant")}
+SCHEDULES = ("cosine", "exponential", "constant")
 MAY_BE_0 = "warmup", "patience", "seed"  # all other integers are at least 1
 # All presets count steps, never minutes: the same seed gives the same model on the same type of machine.
 PRESETS = {
@@ -190,6 +190,13 @@ def whole_path(folder: str | os.PathLike) -> str:
     return os.path.abspath(folder) if folder and not folder.startswith(f"{BUNDLED}:") else folder
 
 
+def optimizers() -> tuple[str, ...]:
+    """Names of all optimizers that are registered."""
+    from wavedil.training.optimizers import registry
+
+    return tuple(name.lower() for name in registry.names)
+
+
 def _checked(where, kind, key, value):
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
     if key not in fields:
@@ -199,8 +206,8 @@ def _checked(where, kind, key, value):
         return checks.whole(where, key, value, least=0 if key in MAY_BE_0 else 1)
     if wanted is float:
         return checks.number(where, key, value)
-    if key in CHOICES:
-        return checks.one_of(where, key, value, CHOICES[key])
+    if key in ("optimizer", "schedule"):
+        return checks.one_of(where, key, value, SCHEDULES if key == "schedule" else optimizers())
     if type(value) is not wanted:
         raise ConfigError(f"{where}: {key} must be of type {wanted.__name__}, got {value!r}")
     return value

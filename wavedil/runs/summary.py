@@ -7,7 +7,7 @@ from wavedil import receptive
 from wavedil.models import TCN, WaveNet
 from wavedil.runs.run import Run
 from wavedil.runs.settings import Settings, TrainSettings
-from wavedil.runs.train import model_config
+from wavedil.runs.train import model_config, optimizer
 from wavedil.training import checkpoint
 
 
@@ -65,7 +65,7 @@ def summarise(model, t: TrainSettings) -> Summary:
     """Look at a model that is to train by these settings."""
     memory, window = None, None
     if isinstance(model, WaveNet):
-        moments = {"adam": 2, "adamw": 2, "sgd": int(t.momentum > 0)}[t.optimizer]
+        moments = len(optimizer(t).moments)
         memory = memory_of_a_step(model.config, model.params, t.batch, t.window, t.recompute, moments, t.ema > 0)
         window = t.window
     dilations, kernel = _convolutions(model)

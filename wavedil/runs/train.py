@@ -131,12 +131,16 @@ def model_config(wanted: settings.Settings, speakers: int) -> WaveNetConfig:
 
 def new_trainer(path: os.PathLike, t: settings.TrainSettings, model: WaveNet, clips, recipe=None) -> Trainer:
     """A trainer as the table ``[train]`` says; ``recipe`` is a `wavedil.training.FineTune`, if any."""
-    given = {"lr": t.learning_rate, "momentum": t.momentum, "weight_decay": t.weight_decay}
-    optimizer = optimizers.registry.named(t.optimizer, given)
-    return Trainer(model, clips, optimizer=optimizer, batch=t.batch, window=t.window, seed=t.seed,
+    return Trainer(model, clips, optimizer=optimizer(t), batch=t.batch, window=t.window, seed=t.seed,
                    schedule=schedule(t), clip=t.clip or None, ema=t.ema or None, accumulate=t.accumulate,
                    validation=clips if clips.validation_clips() else None, validate_every=t.validate_every,
                    patience=t.patience or None, finetune=recipe, folder=path)  # fmt: skip
+
+
+def optimizer(t: settings.TrainSettings) -> optimizers.Optimizer:
+    """The optimizer that the table ``[train]`` says."""
+    table = {"lr": t.learning_rate, "momentum": t.momentum, "weight_decay": t.weight_decay}
+    return optimizers.registry.named(t.optimizer, table)
 
 
 def schedule(t: settings.TrainSettings) -> schedules.Schedule:

@@ -45,6 +45,7 @@ import math
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.kernels import pool
 from wavedil.ops import contract
@@ -82,8 +83,16 @@ def clip_scale(norm: float, clip: float | None) -> float:
         Global norm of the gradients.
     clip : float or None
         Largest norm allowed, positive; None does not clip.
+
+    Raises
+    ------
+    ConfigError
+        If ``clip`` is not a number above 0.
     """
-    if clip is None or norm <= clip:
+    if clip is None:
+        return 1.0
+    clip = checks.number("update.clip_scale", "clip", clip, "a number above 0", lambda c: c > 0)
+    if norm <= clip:
         return 1.0
     return clip / norm
 
