@@ -142,6 +142,19 @@ class Clips:
         DataError
             If there are no training clips.
         """
+        codes, weights, clips, _ = self.windows(rng, batch, window)
+        return self._arguments(codes, weights, clips)
+
+    def windows(self, rng, batch, window, step=1):
+        """Draw windows as `batch` does, of which each starts at a multiple of ``step``.
+
+        Returns
+        -------
+        codes, weights : numpy.ndarray
+        clips : list of Clip
+        starts : numpy.ndarray of int64
+            The sample of its clip that the first row of each window predicts.
+        """
         where = f"{type(self).__name__}.batch"
         batch, window = checks.whole(where, "batch", batch), checks.whole(where, "window", window)
         if not self._train:
@@ -150,7 +163,7 @@ class Clips:
             self._ends[window] = np.cumsum(np.maximum(self._lengths, window))
         ends = self._ends[window]
         chosen = np.searchsorted(ends, rng.integers(ends[-1], size=batch), side="right")
-        starts = rng.integers(np.maximum(self._lengths[chosen] - window, 0) + 1)
+        starts = step * rng.integers(np.maximum(self._lengths[chosen] - window, 0) // step + 1)
         codes = np.full((batch, window + 1), self.codec.silence, dtype=self.codec.dtype)
         weights = np.zeros((batch, window), dtype=np.float32)
         for row, (index, start) in enumerate(zip(chosen, starts, strict=True)):
@@ -161,7 +174,7 @@ class Clips:
                 codes[row, 0] = clip[start - 1]
             codes[row, 1 : end - start + 1] = clip[start:end]
             weights[row, : end - start] = 1.0
-        return self._arguments(codes, weights, [self._train[index] for index in chosen])
+        return codes, weights, [self._train[index] for index in chosen], starts
 
     def validation_batches(self, batch, window):
         """Yield what a model's loss takes of the held-out clips, each of them whole and once.
@@ -177,6 +190,11 @@ class Clips:
         amount : int
             Predicted samples, without padding: what the loss is a mean over.
         """
+        for arguments, amount, _ in self.validation_groups(batch, window):
+            yield arguments, amount
+
+    def validation_groups(self, batch, window):
+        """Yield what `validation_batches` does, and the clips of each batch."""
         clips = sorted(self._validation, key=lambda clip: clip.length)
         limit = 8 * batch * window
         while clips:
@@ -185,7 +203,7 @@ class Clips:
             del clips[-size:]
             codes, lengths = padded([self._codes(clip) for clip in group], self.codec, before=1)
             weights = (np.arange(codes.shape[1] - 1) < lengths[:, None]).astype(np.float32)
-            yield self._arguments(codes, weights, group), int(lengths.sum())
+            yield self._arguments(codes, weights, group), int(lengths.sum()), group
 
     def _arguments(self, codes, weights, clips):
         if not self.speakers:
