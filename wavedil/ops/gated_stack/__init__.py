@@ -119,8 +119,8 @@ def loss_and_grads(params, inputs, targets=None, sample_weight=None, into=None, 
     targets : (B, T) array of ints, or (B, T, outputs) array of floats, optional
         What row t is to predict. If it is left out, ``inputs (B, T + 1)`` are codes, each of which predicts the next.
     sample_weight : (B, T) array, optional
-        How much each row counts: not negative, with a positive sum. A row of weight 0 counts for nothing, whatever it
-        holds. None: all the same.
+        How much each row counts: not negative, with a positive sum. A row of weight 0 counts for nothing, whatever
+        its target is. None: all the same.
     into : mapping like params, optional
         Gradients are added to these arrays (``+=``).
     network : Network
