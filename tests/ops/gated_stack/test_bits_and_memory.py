@@ -15,7 +15,6 @@ from wavedil.ops import gated_stack
 from wavedil.ops.gated_stack import cases
 
 
-
 # ---- the same bits ---------------------------------------------------------------------------------------------------
 @s.by_dtype
 @s.by_any

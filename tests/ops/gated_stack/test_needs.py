@@ -11,10 +11,10 @@ from wavedil.ops.gated_stack import cases
 from wavedil.ops.gated_stack.network import Condition, Network, Regression, Samples, Stack
 
 
-
 # ---- what nobody needs -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("recompute", [False, True])
-@s.named("one-sample", "below-dilation", "kernel-3", "kernel-5", "two-chunks-and-a-row", "global", "local", *map(str, s.NETWORKS))
+@s.named("one-sample", "below-dilation", "kernel-3", "kernel-5", "two-chunks-and-a-row", "global", "local",
+         *map(str, s.NETWORKS))  # fmt: skip
 def test_needed_gradients_have_the_bits_of_the_full_run(case, recompute):
     """Whatever else is needed, in one workspace, on items side by side (1 thread) and in a pipeline (2, 3)."""
     workspace = Workspace()

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from helpers import ops as h
 from helpers import stacks as s
 
 from wavedil.errors import ConfigError, DivergedError

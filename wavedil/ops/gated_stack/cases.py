@@ -91,9 +91,10 @@ _NETWORKS = {
         Regression(2, kernel_size=5), Condition(2, hop=5), join_bias=True)),
 }  # fmt: skip
 NETWORKS = tuple(
-    Case(name, _SEEDS.get(name, 0), {"batch": batch, "time": time, "weights": weights, "network": network}, tolerance=_TOLERANCE)
+    Case(name, _SEEDS.get(name, 0), dict(batch=batch, time=time, weights=weights, network=network),
+         tolerance=_TOLERANCE)
     for name, (batch, time, weights, network) in _NETWORKS.items()
-)
+)  # fmt: skip
 
 
 def inputs(case, dtype):
