@@ -69,15 +69,15 @@ def cost(kernel, a):
 
 def step(channels, condition=0, half=False):
     """The launches of a training step: loss and gradients, norm, Adam; with ``half``, activations in float16."""
-    shapes = gated_stack.parameter_shapes(
-        dilations=DILATIONS, kernel_size=2, residual_channels=channels, dilation_channels=channels,
-        skip_channels=channels, end_channels=channels, classes=CLASSES, condition_channels=condition,
+    network = gated_stack.wavenet(
+        DILATIONS, channels=channels, gate_channels=channels, skip_channels=channels, end_channels=channels,
+        classes=CLASSES, condition=gated_stack.Condition(condition) if condition else None,
     )  # fmt: skip
     notes = Notes()
     with use_engine(notes):
-        params = {name: notes.empty(shape, "float32") for name, shape in shapes.items()}
+        params = {name: notes.empty(shape, "float32") for name, shape in network.parameter_shapes.items()}
         codes = np.zeros((BATCH, WINDOW + 1), np.int64)
-        gated_stack.loss_and_grads(params, codes, dilations=DILATIONS, half_activations=half)
+        gated_stack.loss_and_grads(params, codes, network=network, half_activations=half)
         size = sum(p.size for p in params.values())
         flat = [notes.array(np.zeros(size, "float32")) for _ in range(4)]
         update.global_norm(flat[1])

@@ -45,8 +45,6 @@ TOO_LONG = {
     "wavedil.models.wavenet": "to be split: stages, checks of conditions",
     "wavedil.ops.activation.cuda:_functions": "one branch a kind",
     "wavedil.ops.attention.cpu:_backward": "to be split",
-    "wavedil.ops.gated_stack": "to be split: needs",
-    "wavedil.ops.gated_stack.cpu": "to be split: packing, stream, sampler",
     "wavedil.ops.gated_stack.cuda_sample:_sampler": "a kernel and the device functions that it closes over",
     "wavedil.ops.gated_stack.cuda_sample:_sampler.kernel": "one kernel: its parts share registers and barriers",
     "wavedil.ops.tcn_stack.cpu_kernels": "to be split",

@@ -202,7 +202,7 @@ def check_slopes(case, names=None, tolerance=1e-6):
 
         norm = np.sqrt(sum((grads[name] ** 2).sum() for name in together))
         error = abs(
-            slope(loss, 1e-6 if near else 1e-4) - sum((grads[name] * directions[name]).sum() for name in together)
+            slope(loss, 2e-7 if near else 1e-4) - sum((grads[name] * directions[name]).sum() for name in together)
         )
         error /= norm if norm > 0 else 1.0
         assert error <= tolerance, f"{case} along {', '.join(together)}: off by {error:.2e}, allowed {tolerance:.0e}"
@@ -313,5 +313,5 @@ def check_trunk_slopes(case, names, tolerance=1e-6):
             return (gated_stack.forward(**there, needs=(), threads=1)[0] * dskips).sum()
 
         norm = np.sqrt((grads[name] ** 2).sum()) or 1.0
-        error = abs(slope(value, 1e-6 if case in NETWORKS else 1e-3) - (grads[name] * direction).sum()) / norm
+        error = abs(slope(value, 2e-7 if case in NETWORKS else 1e-3) - (grads[name] * direction).sum()) / norm
         assert error <= tolerance, f"{case} along {name}: off by {error:.2e}, allowed {tolerance:.0e}"

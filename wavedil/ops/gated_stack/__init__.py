@@ -221,9 +221,9 @@ def forward(params, inputs, *, network, condition=None, recompute=False, needs=N
         If an argument does not fit the others; the message names it, the expectation and what came.
     """
     where = "gated_stack.forward"
-    params, inputs, condition = checked(where, network, params, inputs, condition)
-    if network.head is not None:
+    if getattr(network, "head", None) is not None:
         raise ConfigError(f"{where}: network must have no head, such as network.without_head(), got one")
+    params, inputs, condition = checked(where, network, params, inputs, condition)
     like = next(iter(params.values()))
     needs = checked_needs(where, needs, params, condition)
     shape = (*inputs.shape[:2], network.feature_channels)

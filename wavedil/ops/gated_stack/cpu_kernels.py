@@ -6,8 +6,6 @@ kernel is compiled: how inputs are filled in (`cpu_inputs`), what a block's acti
 head does (`cpu_heads`). What layers there are, and where their numbers lie, is a table (`LAYER`).
 """
 
-from collections import namedtuple
-
 from wavedil.kernels.cpu.host import tile_rows
 from wavedil.kernels.cpu.jit import inner, jit
 from wavedil.kernels.cpu.panels import (
@@ -93,17 +91,9 @@ def nothing(net):
 
 
 # ---- one chunk forward -----------------------------------------------------------------------------------------------
-Forward = namedtuple("Forward", "gate layers")
+def _gate_forward(rows, product, gates_rows):
+    """``gate_forward`` by these kinds of products, which are for so many ``rows``."""
 
-
-def _forward(rows, product, biased, gates_rows):
-    """The forward pass of a chunk by these kinds of products, which are for so many ``rows``."""
-
-    def compiled(function):
-        function.__qualname__ = f"{function.__name__}_of_{rows}"
-        return inner(function)
-
-    @compiled
     def gate_forward(net, item, i, t, n, z):
         """gates, z = activation(bias + condition + conv(X)) for n rows."""
         layer, w = net.layers[i], width_of(address(net.vectors, 0))
@@ -122,7 +112,13 @@ def _forward(rows, product, biased, gates_rows):
         left = left_taps(x, layer.inputs, layer.dilation * w, layer.taps)
         gates_rows(net.activation, layer.activation, left, weights, n, layer.gate, gates, start, z)
 
-    @compiled
+    gate_forward.__qualname__ = f"gate_forward_of_{rows}"
+    return inner(gate_forward)
+
+
+def _layers_forward(rows, product, biased, gate_forward):
+    """``layers_forward`` in the same way."""
+
     def layers_forward(net, item, inputs, first, last, t, mix_row, n):
         """n rows through the layers first .. last - 1: fills the next X and the skip sum."""
         vectors, w = net.vectors, width_of(address(net.vectors, 0))
@@ -162,14 +158,15 @@ def _forward(rows, product, biased, gates_rows):
                 left = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
                 product(left, weights, n, layer.outputs, skip, bias)
 
-    return Forward(gate_forward, layers_forward)
+    layers_forward.__qualname__ = f"layers_forward_of_{rows}"
+    return inner(layers_forward)
 
 
 # Training has whole tiles of rows; a stream's blocks may be of any size, down to one row.
-_whole = _forward("whole_tiles", row_product, row_product_biased, whole_gates)
-_few = _forward("few_rows", few_row_product, few_row_product_biased, few_gates)
-gate_forward, layers_forward = _whole
-stream_layers = _few.layers
+gate_forward = _gate_forward("whole_tiles", row_product, whole_gates)
+layers_forward = _layers_forward("whole_tiles", row_product, row_product_biased, gate_forward)
+_few_gates = _gate_forward("few_rows", few_row_product, few_gates)
+stream_layers = _layers_forward("few_rows", few_row_product, few_row_product_biased, _few_gates)
 
 
 # ---- one chunk backward ----------------------------------------------------------------------------------------------
