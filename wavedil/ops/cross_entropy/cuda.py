@@ -58,6 +58,8 @@ def _chunks(make, x, w, b):
 def rows_loss(nats, logits, targets, weights, first, scale, gradient=False):
     """nats (n,) = each row's weighted loss; with gradient, logits (n, Q) = their gradient, times ``scale``.
 
+    Rows of weight 0 count for nothing, whatever their logits are.
+
     ``targets`` and ``weights`` are those of all rows, of which ``first`` is this chunk's first one.
     """
     rows, classes = nats.size, logits.shape[-1]
@@ -100,12 +102,14 @@ def _rows_loss(dtype, threads):
             if row < rows:
                 target, weight = targets[uint64(first + row)], weights[uint64(first + row)]
                 if lane == 0:
-                    nats[uint64(row)] = float64(weight) * float64(top + math.log(total) - logits[uint64(at + target)])
+                    score = top + math.log(total) - logits[uint64(at + target)]
+                    nats[uint64(row)] = float64(weight) * float64(score) if weight != zero else float64(0)
             cuda.syncthreads()  # the target's logit is read before it is overwritten, and what is held too
             if gradient and row < rows:
                 for c in range(lane, classes, width):
                     p = math.exp(logits[uint64(at + c)] - top) / total
-                    logits[uint64(at + c)] = (p - (one if c == target else zero)) * (weight * scale)
+                    slope = (p - (one if c == target else zero)) * (weight * scale)
+                    logits[uint64(at + c)] = slope if weight != zero else zero
 
     double, codes = types.Array(float64, 1, "C"), types.Array(int64, 1, "C")
     signature = (double, array, codes, array, int64, int64, int64, real, int64)
