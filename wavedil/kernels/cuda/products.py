@@ -222,7 +222,8 @@ def rows(
         What end="add" adds, "relu_back" takes the sign of, and tanh and sigmoid of "gate_back". "gate_add" adds
         an ``other (B, T, N)`` before the gate.
 
-    These may be float16: a and a2; y and y2 of a gate; y of "store" and "add"; other and other2 of "add" and "gate_back".
+    These may be float16: a and a2; y and y2 of a gate; y of "store" and "add"; other and other2 of "add" and
+    "gate_back".
     """
     columns = w.shape[-2] if transposed else w.shape[-1]
     if taps == 1 and shift == 0 and bias_step == 0 and a.shape[:-1] == y.shape[:-1]:
@@ -440,9 +441,9 @@ def half_kernels():
         ("product", "store", False, False, "a"), ("product", "add", False, False, "a"),
         ("product", "add", False, False, "ayo"), ("plain", "gate_back", True, False, "o"),
         ("plain", "gate_back", True, True, "o"), ("plain", "gate_add", False, False, "ay"),
-        ("plain", "store", False, False, "a"), ("plain", "store", False, True, "a"), ("plain", "add", False, False, "a"),
-        ("plain", "store", False, False, "y"), ("plain", "store", False, False, "ay"),
-        ("plain", "add", False, False, "yo"),
+        ("plain", "store", False, False, "a"), ("plain", "store", False, True, "a"),
+        ("plain", "add", False, False, "a"), ("plain", "store", False, False, "y"),
+        ("plain", "store", False, False, "ay"), ("plain", "add", False, False, "yo"),
     ]  # fmt: skip
     return (
         *(row_product("float32", *variant, halves=halves) for *variant, halves in rows_used),

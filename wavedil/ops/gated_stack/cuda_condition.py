@@ -96,7 +96,7 @@ def _spread(dtype, threads):
     one = real(1)
 
     def kernel(out, values, count, rows, frames, columns, first, hop, linear):
-        """out (B, T, W) =: what the rows see of frames, the first of them ``first`` rows behind one; an element each."""
+        """out (B, T, W) =: what the rows see of frames, ``first`` rows behind one; one element a thread."""
         for i in range(cuda.grid(1), count, cuda.gridsize(1)):
             n, t, b = i % columns, i // columns % rows, i // (columns * rows)
             at = (b * frames + (first + t) // hop) * columns + n
@@ -115,7 +115,7 @@ def _gather(dtype, threads):
     zero, one = real(0), real(1)
 
     def kernel(out, gradient, count, rows, frames, columns, first, hop, linear):
-        """out (B, F, W) =: the sum over the rows that see a frame, in their order; a thread has an element at a time."""
+        """out (B, F, W) =: the sum over the rows that see a frame, in order; one element a thread."""
         for i in range(cuda.grid(1), count, cuda.gridsize(1)):
             n, f, b = i % columns, i // columns % frames, i // (columns * frames)
             here = f * hop - first

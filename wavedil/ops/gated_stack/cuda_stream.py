@@ -20,7 +20,7 @@ from wavedil.ops.gated_stack.streams import part_of_condition
 
 
 def put_in(workspace, engine, name, values, dtype):
-    """What is fed or to be predicted on the device: codes as int64; real rows that are there already are taken as they are."""
+    """What is fed or predicted, on the device: codes as int64; real rows that are there already as they are."""
     if values.dtype.kind in "iu":
         values, dtype = on_host(values), np.int64
     elif hasattr(values, "to_host"):
