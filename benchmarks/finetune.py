@@ -51,47 +51,6 @@ QUICK = Plan(targets=("ru",), old="it", seconds=(10.0,), seeds=(0, 1), rates=(1e
              channels=8, window=1024, pretraining_steps=40, steps=40, held_out=5.0)  # fmt: skip
 
 
-class Speech:
-    """So many seconds of a voice's training clips to train on, and some of its held-out clips."""
-
-    def __init__(self, folder, seconds=None, held_out=25.0):
-        data = wd.audio.ClipFolder(folder)
-        self.sample_rate = data.sample_rate
-        clips = [codes for _, codes, _ in self._some(data.train_clips(), seconds)]
-        self.clips = [(f"{i}", codes, None) for i, codes in enumerate(clips)]
-        self._held_out = self._some(data.validation_clips(), held_out)
-        self._lengths = np.array([len(codes) for codes in clips])
-
-    def _some(self, clips, seconds):
-        """Clips in an order that is drawn once, until they last so long; the last one is cut."""
-        order = np.random.default_rng(0).permutation(len(clips))
-        left = np.inf if seconds is None else round(seconds * self.sample_rate)
-        chosen = []
-        for i in order:
-            name, codes, _ = clips[i]
-            if left <= 0:
-                break
-            codes = np.array(codes[: min(left, len(codes))])
-            chosen.append((name, codes, None))
-            left -= len(codes)
-        return chosen
-
-    def batch(self, rng, batch, window):
-        codes = np.full((batch, window + 1), wd.audio.SILENCE, np.uint8)
-        weights = np.zeros((batch, window), np.float32)
-        shares = np.maximum(self._lengths, window)
-        for row, i in enumerate(rng.choice(len(self.clips), batch, p=shares / shares.sum())):
-            clip = self.clips[i][1]
-            start = int(rng.integers(max(len(clip) - window, 0) + 1))
-            part = clip[start : start + window]
-            codes[row, 0] = clip[start - 1] if start else wd.audio.SILENCE
-            codes[row, 1 : len(part) + 1], weights[row, : len(part)] = part, 1
-        return codes, weights
-
-    def validation_clips(self):
-        return self._held_out
-
-
 def config_of(plan):
     channels = dict.fromkeys(("residual_channels", "dilation_channels", "skip_channels", "end_channels"), plan.channels)
     return wd.WaveNetConfig(dilations=plan.dilations, **channels)
@@ -115,9 +74,9 @@ def fit(plan, arm, model, data, rate, steps, seed, old=None, threads=None):
     training = []
 
     def on_step(progress):
-        training.append(progress.loss_bits)
-        if progress.validation_bits is not None:
-            curve.append((progress.step, progress.validation_bits))
+        training.append(progress.loss)
+        if progress.validation is not None:
+            curve.append((progress.step, progress.validation))
 
     trainer.fit(steps=steps, on_step=on_step)
     return {
@@ -145,7 +104,8 @@ class Runs:
 
     def speech(self, voice, seconds=None):
         if (voice, seconds) not in self._speech:
-            self._speech[voice, seconds] = Speech(self.settings.speech / voice, seconds, self.plan.held_out)
+            folder = wd.audio.ClipFolder(self.settings.speech / voice)
+            self._speech[voice, seconds] = folder.take(seconds, validation=self.plan.held_out)
         return self._speech[voice, seconds]
 
     def keep(self, key, result):

@@ -77,7 +77,7 @@ def main():
 
     def on_step(progress):
         if progress.step % 100 == 0:
-            ratio = progress.loss_bits / float(np.mean(wet**2))
+            ratio = progress.loss / float(np.mean(wet**2))
             print(f"step {progress.step}: error to signal {ratio:.2%}, {progress.seconds_left:.0f} s left")
 
     schedule = wd.schedules.cosine(options.steps, warmup=min(50, options.steps // 10))

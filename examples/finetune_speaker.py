@@ -12,42 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 import wavedil as wd
 
 SECONDS = 60.0  # of each new voice
 VOICES = {"it": "Italian", "ru": "Russian", "fr": "French"}
-
-
-class Excerpt:
-    """The first so many seconds of a voice's clips, in an order drawn once; all of its held-out clips."""
-
-    def __init__(self, data, seconds):
-        self.sample_rate, self._data = data.sample_rate, data
-        clips, left = data.train_clips(), round(seconds * data.sample_rate)
-        self.codes = []
-        for i in np.random.default_rng(0).permutation(len(clips)):
-            if left > 0:
-                self.codes.append(clips[i][1][:left])
-                left -= len(self.codes[-1])
-        self._shares = np.array([len(codes) for codes in self.codes], float)
-        self._shares /= self._shares.sum()
-
-    def batch(self, rng, batch, window):
-        """Random windows, padded at the end where a clip is shorter: as `wd.audio.ClipFolder` draws them."""
-        codes = np.full((batch, window + 1), wd.audio.SILENCE, np.uint8)
-        weights = np.zeros((batch, window), np.float32)
-        for row, i in enumerate(rng.choice(len(self.codes), batch, p=self._shares)):
-            start = int(rng.integers(max(len(self.codes[i]) - window, 0) + 1))
-            part = self.codes[i][start : start + window]
-            if start:
-                codes[row, 0] = self.codes[i][start - 1]
-            codes[row, 1 : len(part) + 1], weights[row, : len(part)] = part, 1
-        return codes, weights
-
-    def validation_clips(self):
-        return self._data.validation_clips()
 
 
 def train(model, data, steps, rate, what, **options):
@@ -58,7 +26,7 @@ def train(model, data, steps, rate, what, **options):
 
     def on_step(progress):
         if progress.step % max(1, steps // 5) == 0:
-            print(f"  {what}: step {progress.step}/{steps}, training {progress.loss_bits:.2f} bits/sample, "
+            print(f"  {what}: step {progress.step}/{steps}, training {progress.loss:.2f} bits/sample, "
                   f"{time.perf_counter() - begin:.0f} s", flush=True)
 
     trainer.fit(steps=steps, on_step=on_step)
@@ -94,7 +62,7 @@ def main():
 
     rows = []
     for name, language in VOICES.items():
-        data = Excerpt(wd.audio.ClipFolder(arguments.speech / name), SECONDS)
+        data = wd.audio.ClipFolder(arguments.speech / name).take(SECONDS)
         scratch = wd.WaveNet(config, seed=0, device=arguments.device)
         _, alone = train(scratch, data, few, 9e-3, f"{language} from scratch")
         model = wd.load(path, device=arguments.device)

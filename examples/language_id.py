@@ -8,7 +8,7 @@ initial weights gets the same clips. Each is tried with several draws of the fiv
     python examples/language_id.py speech          # some minutes
     python examples/language_id.py                 # the bundled speech: Italian and Russian
 
-It prints a table and leaves language_id.png and language_id_confusion.png.
+It prints a table and leaves language_id.png, language_id_confusion.png and the trunk, language_id_trunk.safetensors.
 """
 
 import argparse
@@ -37,16 +37,15 @@ def language(path):
     return None if rest.startswith("silence/") else first
 
 
-def pretrain(folder, bundled, blocks, steps, device):
-    """A model that predicts the samples of English (of the bundle: of both voices)."""
+def pretrain(path, folder, bundled, blocks, steps, device):
+    """Write a model that predicts the samples of English (of the bundle: of both voices), with averaged weights."""
     data = wd.audio.bundled_clips() if bundled else wd.audio.ClipFolder(f"{folder}/en", validation=0.05)
     model = wd.WaveNet(wd.WaveNetConfig(dilations=[2**i for i in range(blocks)]), seed=0, device=device)
     trainer = wd.Trainer(model, data, optimizer=wd.AdamW(8e-3), schedule=wd.schedules.cosine(steps), batch=2,
                          window=4096, ema=0.998, validation=data)  # fmt: skip
     trainer.fit(steps=steps)
     print(f"pretrained on {data.path.name}: {trainer.validate():.2f} bits/sample after {steps} steps", flush=True)
-    model.params.flat[:] = trainer.average.flat
-    return model
+    trainer.save_model(path)
 
 
 def classify(trunk, recipe, data, seed, steps, device):
@@ -81,10 +80,10 @@ def main(arguments=None):
     print(f"{len(data.labels)} languages: {', '.join(data.labels)}; {options.shots} clips of each to learn from, "
           f"{len(held)} to judge by", flush=True)  # fmt: skip
 
-    if options.trunk:
-        trunk = wd.load(options.trunk, device=options.device)
-    else:
-        trunk = pretrain(folder, not options.speech, options.blocks, options.pretrain_steps, options.device)
+    path = options.trunk or f"{options.out}_trunk.safetensors"
+    if not options.trunk:
+        pretrain(path, folder, not options.speech, options.blocks, options.pretrain_steps, options.device)
+    trunk = wd.load(path, device=options.device)
     accuracy, seconds, confusion = {}, {}, {}
     for arm, recipe in ARMS.items():
         begin, accuracy[arm], confusion[arm] = time.perf_counter(), [], 0

@@ -137,7 +137,7 @@ def main():
 
     def on_step(progress):
         if progress.step % 100 == 0 or progress.seconds_left == 0:
-            print(f"step {progress.step}: training loss {progress.loss_bits:.3g}, {progress.seconds_left:.0f} s left")
+            print(f"step {progress.step}: training loss {progress.loss:.3g}, {progress.seconds_left:.0f} s left")
 
     trainer, steps, measure = start(options.task, options.seed, options.steps, options.threads, device=options.device)
     print(trainer.model)

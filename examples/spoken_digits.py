@@ -40,7 +40,7 @@ def train(data, speech, blocks, steps, pretrain_steps, device):
     trainer = wd.Trainer(model, data, optimizer=wd.AdamW(2e-3), schedule=wd.schedules.cosine(steps), batch=8,
                          window=5000, finetune=wd.FineTune(lr_scale={"head.*": 10.0}))  # fmt: skip
     losses = []
-    trainer.fit(steps=steps, on_step=lambda progress: losses.append(progress.loss_bits))
+    trainer.fit(steps=steps, on_step=lambda progress: losses.append(progress.loss))
     return model, float(np.mean(losses[-10:]))
 
 

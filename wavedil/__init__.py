@@ -20,7 +20,7 @@ _HOMES = {
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = (
-    "audio", "errors", "kernels", "layers", "models", "ops", "parameters", "receptive", "report", "streaming",
+    "audio", "errors", "kernels", "layers", "models", "ops", "parameters", "receptive", "report", "runs", "streaming",
     "training",
 )  # fmt: skip
 

@@ -7,13 +7,17 @@ An error tells three facts: whose argument it is, what was expected, and what ca
 
 import difflib
 import operator
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from wavedil.errors import ConfigError
 
+T = TypeVar("T")
 
-def whole(where, name, value, least=1, most=None) -> int:
+
+def whole(where: str, name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """An integer setting of at least ``least`` (and at most ``most``)."""
     try:
         if isinstance(value, bool | np.bool_):
@@ -28,7 +32,9 @@ def whole(where, name, value, least=1, most=None) -> int:
     return result
 
 
-def number(where, name, value, wanted="a finite number", good=lambda value: True) -> float:
+def number(
+    where: str, name: str, value: object, wanted: str = "a finite number", good: Callable = lambda value: True
+) -> float:
     """A setting that is a finite number, and what else is wanted of it."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number) or not (
         np.isfinite(value) and good(value)
@@ -37,20 +43,20 @@ def number(where, name, value, wanted="a finite number", good=lambda value: True
     return float(value)
 
 
-def one_of(where, name, value, known):
+def one_of(where: str, name: str, value: T, known: Iterable) -> T:
     """A setting that is one of the known values; the error tells them all."""
     if value not in tuple(known):
         raise ConfigError(f"{where}: {name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     return value
 
 
-def nearest(value, known, cutoff=0.6) -> str | None:
+def nearest(value: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that is most like the value, or None; with a cutoff of 0 always one."""
     found = difflib.get_close_matches(str(value), list(known), 1, cutoff)
     return found[0] if found else None
 
 
-def unknown_key(where, key, known) -> ConfigError:
+def unknown_key(where: str, key: object, known: Iterable[str]) -> ConfigError:
     """The error for a key that nobody knows, with the name that may have been meant."""
     near = nearest(key, known)
     hint = f"; did you mean {near!r}?" if near else f"; known are {', '.join(known)}"

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from wavedil import audio
-from wavedil.audio.clips import BUNDLED
+from wavedil.audio.folder import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def test_opens_clean(data):
     assert len(audio.bundled_clips().batch(np.random.default_rng(0), 1, 10)) == 2
 
 
-def test_yardsticks_of_the_bundle(data):
+def test_baselines_of_the_bundle(data):
     """The figures that the documentation quotes."""
-    found = audio.yardsticks(data.train_clips(), data.validation_clips(), 8000)
+    found = audio.baselines(data.train_clips(), data.validation_clips(), 8000)
     assert found.uniform == 8.0
     assert found.order0 == pytest.approx(7.718, abs=0.001)
     assert found.order1 == pytest.approx(6.305, abs=0.001)

@@ -238,7 +238,7 @@ def test_disk_full_is_named(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "write_whole", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     with pytest.raises(DataError, match="No space left on device"):
         audio.write_audio(tmp_path / "a.wav", tone(), 8000)
 

@@ -109,13 +109,13 @@ def test_bad_input(folder, tmp_path):
         (DataError, "at least 2 classes, got none", dict(label=lambda name: None)),
         (DataError, "class 'ann' must have a clip to train on, all its 3 are held out",
          dict(validation=lambda name: name[0] == "a")),
-        (DataError, "1 clips to hold out are not among the clips: .'no.wav'.", dict(validation=["no.wav"])),
+        (DataError, "1 clips to hold out are not among its usable clips: .'no.wav'.", dict(validation=["no.wav"])),
         (ConfigError, "validation must be a share in .0, 1., paths or a function, got 1.5", dict(validation=1.5)),
         (ConfigError, "must return a text or None, got 3", dict(label=lambda name: 3)),
         (ConfigError, 'label must be "folder", "name" or callable, got 7', dict(label=7)),
         (ConfigError, "labels must be a sequence of different texts", dict(labels=["ann", "ann"])),
         (ConfigError, "augment must hold augmentations, got 1", dict(augment=[1])),
-        (ConfigError, "batch and window must be 1 or more, got 0 and 1", None),
+        (ConfigError, "LabelledClips.batch: batch must be at least 1, got 0", None),
     ]:  # fmt: skip
         with pytest.raises(error, match=message):
             make(**options) if options is not None else make().batch(np.random.default_rng(0), 0, 1)
@@ -198,10 +198,10 @@ def test_a_source_augments_its_training_clips_alone(folder):
     [
         ("Gain: low must not be above high, got 3 and 1", lambda: augment.Gain(3, 1)),
         ("Speed: low must be above 0, got -1", lambda: augment.Speed(-1, 1)),
-        ("TimeMask: count must be a whole number", lambda: augment.TimeMask(0)),
-        ("TimeShift: seconds must be a number in its range, got nan", lambda: augment.TimeShift(float("nan"))),
-        ("FrequencyMask: hertz must be a number", lambda: augment.FrequencyMask(1, -5)),
-        ("Noise: low must be a number", lambda: augment.Noise("10")),
+        ("TimeMask: count must be at least 1, got 0", lambda: augment.TimeMask(0)),
+        ("TimeShift: seconds must be a finite number above 0, got nan", lambda: augment.TimeShift(float("nan"))),
+        ("FrequencyMask: hertz must be a finite number above 0, got -5", lambda: augment.FrequencyMask(1, -5)),
+        ("Noise: low must be a finite number, got '10'", lambda: augment.Noise("10")),
     ],
 )
 def test_bad_settings_of_augmentations(message, make):

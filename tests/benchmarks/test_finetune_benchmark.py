@@ -59,16 +59,6 @@ def test_it_writes_all_runs_and_does_none_twice(settings, monkeypatch):
         finetune.run(settings)
 
 
-def test_so_many_seconds_of_speech_and_no_held_out_clip_among_them(settings):
-    speech = finetune.Speech(settings.speech / "it", seconds=1.1, held_out=0.4)
-    assert sum(len(codes) for _, codes, _ in speech.clips) == 8800
-    assert sum(len(codes) for _, codes, _ in speech.validation_clips()) == 3200
-    held = speech.validation_clips()[0][1]
-    assert not any(np.array_equal(held[:100], codes[:100]) for _, codes, _ in speech.clips)
-    codes, weights = speech.batch(np.random.default_rng(0), 3, 64)
-    assert codes.shape == (3, 65) and codes.dtype == np.uint8 and weights.shape == (3, 64)
-
-
 def test_without_speech_it_says_how_to_get_it(settings, capsys):
     finetune.run(replace(settings, speech=settings.out))
     assert "get_speech.py" in capsys.readouterr().out

@@ -15,8 +15,9 @@ import pytest
 import soundfile
 from helpers.shell import RATE, assert_one_clear_line, script, wavedil
 
-import wavedil as wd
-from wavedil import cli, report
+from wavedil import report
+from wavedil.cli import show
+from wavedil.runs import Run
 
 
 # ---- train ---------------------------------------------------------------------------------------------------------
@@ -32,10 +33,10 @@ def test_train_leaves_a_whole_run_folder(trained):
     assert about["speakers"] == ["anna", "bruno"]
     assert about["reproducible"] is True
     assert about["settings"]["train"]["steps"] == 3
-    rows = cli.read_metrics(run / "metrics.jsonl")
+    rows = Run.open(run).metrics()
     assert [row["step"] for row in rows] == [1, 2, 3]
-    assert 7.7 < rows[0]["loss_bits"] < 8.3
-    assert rows[1]["validation_bits"] is not None
+    assert 7.7 < rows[0]["loss"] < 8.3
+    assert rows[1]["validation"] is not None
 
 
 def test_train_tells_a_newcomer_what_happens(trained):
@@ -82,9 +83,23 @@ def test_resume_goes_on_bit_for_bit(place, tmp_path):
     assert result.exit_code == 0, result.output
     assert "steps 3 to 4" in result.stdout
     assert (halves / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
-    assert [row["step"] for row in cli.read_metrics(halves / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [row["step"] for row in Run.open(halves).metrics()] == [1, 2, 3, 4]
     again = wavedil("train", "--out", halves, "--resume")  # nothing is left to do; the pictures are made again
     assert again.exit_code == 0 and "All 4 steps were done before" in again.stdout
+
+
+def test_fewer_steps_than_a_run_has_change_nothing_and_are_not_claimed(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    before = {name: (run / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    result = wavedil("train", "--out", run, "--resume", "--steps", 2)
+    assert result.exit_code == 0, result.output
+    assert "The run has 3 steps already, more than the 2 of --steps: nothing is left to train" in result.stdout
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_a_file_is_told_that_the_first_step_compiles(trained):
+    out = trained[1].stdout
+    assert 0 < out.find("Ctrl-C saves and stops") < out.find("compiling the kernels") < out.find("training  validation")
 
 
 def test_minutes_stop_a_run_and_mark_it(place, tmp_path):
@@ -94,7 +109,7 @@ def test_minutes_stop_a_run_and_mark_it(place, tmp_path):
     assert result.exit_code == 0, result.output
     assert "--minutes" in result.stdout
     assert json.loads((run / "config.json").read_text())["reproducible"] is False
-    assert len(cli.read_metrics(run / "metrics.jsonl")) < 10**6
+    assert len(Run.open(run).metrics()) < 10**6
 
 
 def test_a_single_clip_trains_without_validation(place, tmp_path):
@@ -134,12 +149,12 @@ def test_ctrl_c_saves_and_says_how_to_resume(place, tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert "To go on:\n  wavedil train --out" in out or "wavedil.cli" in out
+    assert "To go on:\n  wavedil train --out" in out
     assert "Traceback" not in err
-    done = len(cli.read_metrics(metrics))
+    done = len(Run.open(run).metrics())
     result = wavedil("train", "--out", run, "--resume", "--steps", done + 2)
     assert result.exit_code == 0, result.output
-    assert len(cli.read_metrics(metrics)) == done + 2
+    assert len(Run.open(run).metrics()) == done + 2
 
 
 # ---- generate and info ---------------------------------------------------------------------------------------------
@@ -182,23 +197,6 @@ def test_info_warns_of_blind_spots_and_of_a_window_below_the_field(tmp_path):
     assert "warning:" not in wavedil("info", "--preset", "tiny", "--no-measure").stdout
 
 
-def test_forward_flops_counts_two_per_weight_of_a_product():
-    shapes = {"input.embedding": (256, 4), "blocks.0.conv.weight": (2, 4, 6), "blocks.0.conv.bias": (6,),
-              "blocks.0.condition.weight": (4, 6),
-              "head.0.weight": (3, 5)}
-    assert cli.forward_flops(shapes) == 2 * (2 * 4 * 6 + 3 * 5)
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-def test_memory_of_a_step_is_near_what_is_allocated(recompute):
-    config = wd.WaveNetConfig(dilations=[1, 2, 4, 8, 16, 32, 64, 128], residual_channels=16, dilation_channels=16)
-    model = wd.WaveNet(config, recompute=recompute)
-    model.loss_and_grads(np.zeros((4, 4097), np.uint8))
-    likes = 4 * model.params.flat.nbytes  # weights, gradient, two moments
-    estimate = cli.memory_of_a_step(config, model.params, 4, 4096, recompute)
-    assert abs(estimate / (model._workspace.nbytes + likes) - 1) < 0.25
-
-
 def test_parameters_in_the_layer_table_add_up(trained):
     out = wavedil("info", trained[0]).stdout
     total = int(re.search(r"parameters: +([\d,]+)", out)[1].replace(",", ""))
@@ -206,21 +204,8 @@ def test_parameters_in_the_layer_table_add_up(trained):
     assert sum(int(row.replace(",", "")) for row in rows) == total
 
 
-# ---- words ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("bits", "words"), [(7.9, "not learned"), (7.0, "not yet less"), (5.0, "by 1.22 bits")])
-def test_verdict(bits, words):
-    text = cli.verdict(bits, {"uniform": 8.0, "order0": 7.66, "order1": 6.22, "flac": 6.4})
-    assert f"{bits:.2f}" in text and words in text
-
-
-def test_metrics_survive_half_a_line_and_repeated_steps(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss_bits": 8}\n{"step": 2, "loss_bits": 7}\n{"step": 2, "loss_bits": 6}\n{"step": 3')
-    assert cli.read_metrics(path) == [{"step": 1, "loss_bits": 8}, {"step": 2, "loss_bits": 6}]
-
-
 def test_commands_are_quoted():
-    assert cli._command("info", "my runs/a") == "wavedil info 'my runs/a'"
+    assert show.command("info", "my runs/a") == "wavedil info 'my runs/a'"
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------
@@ -282,6 +267,7 @@ def test_bad_settings(place, tmp_path, text, words):
     ("command", "words"),
     [
         (["generate", "RUN"], "config.json"),
+        (["stream", "RUN", "-i", "x.wav"], "model.safetensors"),
         (["info", "RUN"], "config.json"),
         (["train", "--resume", "--out", "RUN"], "config.json"),
         (["train", "--config", "RUN/none.toml"], "cannot be read"),
@@ -312,7 +298,7 @@ def test_damaged_weights(trained, tmp_path, content, name, command):
 
 
 def test_speakers_that_do_not_exist(trained):
-    assert_one_clear_line(wavedil("generate", trained[0], "--speaker", "carla"), "anna, bruno", "carla")
+    assert_one_clear_line(wavedil("generate", trained[0], "--speaker", "carla"), "'anna', 'bruno'", "carla")
 
 
 def test_generate_to_an_impossible_place(trained):

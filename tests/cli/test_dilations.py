@@ -84,10 +84,10 @@ def test_plots(tmp_path, words, name, starts):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((1, 0), "analyse: dilations must be whole numbers of at least 1, got 0"),
-        ((1, -2), "analyse: dilations must be whole numbers of at least 1, got -2"),
-        ((1, 2, "--kernel", 0), "kernel_size must be whole numbers of at least 1, got 0"),
-        ((1, 2, "--channels", 0), "cost: channels must be a whole number of at least 1, got 0"),
+        ((1, 0), "analyse: each of dilations must be at least 1, got 0"),
+        ((1, -2), "analyse: each of dilations must be at least 1, got -2"),
+        ((1, 2, "--kernel", 0), "kernel_size must be at least 1, got 0"),
+        ((1, 2, "--channels", 0), "cost: channels must be at least 1, got 0"),
         ((5_000_000,), "at most 4,194,304 samples to be counted lag by lag, got 5,000,001"),
         ((1, 2, "--plot", "a.pdf"), "--plot must end in .png or .svg, got 'a.pdf'"),
         ((1, 2, "--plot", "no/such/folder/a.png"), "No such file or directory"),
@@ -95,7 +95,7 @@ def test_plots(tmp_path, words, name, starts):
         (("--field", "soon"), "--field: samples: duration must be such as"),
         ((1, "--clip", "0s", "--rate", 9), "--clip: samples: duration must be such as"),
         (("--field", 2400, "--blocks", 11), "design: blocks must be at least 12 to see 2,400 samples with kernel 2"),
-        (("--field", 2400, "--kernel", 1), "design: kernel_size must be a whole number of at least 2, got 1"),
+        (("--field", 2400, "--kernel", 1), "design: kernel_size must be at least 2, got 1"),
     ],
 )
 def test_errors_are_one_line(words, message):

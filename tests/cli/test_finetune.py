@@ -10,8 +10,9 @@ import soundfile
 from helpers.shell import RATE, assert_one_clear_line, wavedil
 
 import wavedil as wd
-from wavedil import cli, report
+from wavedil import report
 from wavedil.errors import DataError
+from wavedil.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,8 @@ def test_a_fine_tuned_run_has_all_that_a_run_has_and_its_origin(adapted, base, p
 def test_before_is_the_pretrained_model(adapted, base, place):
     """The held-out clips of the folder that the run was trained on: the run's own last validation."""
     about = json.loads((adapted[0] / "config.json").read_text())
-    assert about["before"]["old"] == pytest.approx(cli.read_metrics(base / "metrics.jsonl")[-1]["validation_bits"])
-    assert about["after"]["new"] == cli.read_metrics(adapted[0] / "metrics.jsonl")[-1]["validation_bits"]
+    assert about["before"]["old"] == pytest.approx(Run.open(base).metrics()[-1]["validation"])
+    assert about["after"]["new"] == Run.open(adapted[0]).metrics()[-1]["validation"]
 
 
 def test_generate_stream_and_info_work_on_it(adapted, place, tmp_path):
@@ -97,7 +98,7 @@ def test_a_run_of_several_voices_gets_another_and_keeps_them(trained, place, tmp
     old, new = (wd.load(folder / "model.safetensors").params["speaker.embedding"] for folder in (parent, run))
     assert np.allclose(new[:2], old, atol=1e-3) and new.shape == (3, 8)
     assert np.abs(new[2] - old.mean(axis=0)).max() > 1e-3
-    last = cli.read_metrics(parent / "metrics.jsonl")[-1]["validation_bits"]
+    last = Run.open(parent).metrics()[-1]["validation"]
     assert about["before"]["old"] == pytest.approx(last)
     own = wavedil("generate", run, "--seconds", 0.05, "-o", tmp_path / "own.wav")
     clara = wavedil("generate", run, "--seconds", 0.05, "--speaker", "clara", "-o", tmp_path / "clara.wav")
@@ -131,7 +132,7 @@ def test_a_bundled_voice(base, tmp_path):
         (["--lora", 99], ["rank must be at most 16"]),
         (["--voice", "x"], ["only one voice"]),
         (["--eval-old", "nowhere"], ["nowhere", "does not exist"]),
-        (["--eval-old", "bundled:xx"], ["bundled:it, bundled:ru"]),
+        (["--eval-old", "bundled:xx"], ["speaker must be one of 'it', 'ru', got 'xx'"]),
     ],
 )
 def test_bad_options(base, place, tmp_path, words, expected):
@@ -145,7 +146,7 @@ def test_bad_options(base, place, tmp_path, words, expected):
     [
         ("[model]\nclasses = 64", ["[model] classes must be 256", "got 64", "with_head"]),
         ("[data]\nsample_rate = 16000", ["[data] sample_rate must be 8000", "got 16000"]),
-        ("[finetune]\nfrezee = ['head.*']", ["[finetune]", "'frezee'", "near: freeze"]),
+        ("[finetune]\nfrezee = ['head.*']", ["[finetune]", "'frezee'", "did you mean 'freeze'"]),
         ("[finetune]\nlora = {rank = 2, targets = ['tail.*']}", ["LoRA: targets", "'tail.*'", "near:"]),
         ("[finetune]\nunfreeze = {'tail.*' = 3}", ["unfreeze", "'tail.*'"]),
     ],

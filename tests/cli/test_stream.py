@@ -12,7 +12,7 @@ import soundfile
 from typer.testing import CliRunner
 
 import wavedil as wd
-from wavedil import cli, streaming
+from wavedil import cli, runs, streaming
 from wavedil.kernels.cuda.engine import unavailable
 
 RATE = 8000
@@ -56,12 +56,12 @@ def place(tmp_path_factory):
     t = np.arange(900)
     clip = 0.4 * np.sin(t / 5) + 0.02 * np.random.default_rng(0).standard_normal(900)
     soundfile.write(place / "in.wav", clip, RATE)
-    wanted = cli._settings(config=place / "settings.toml")
+    wanted = runs.settings.collect(config=place / "settings.toml")
     for name, voices in (("run", []), ("voices", ["anna", "bruno"])):
-        model = wd.WaveNet(cli._model_config(wd, wanted, len(voices)), seed=1)
+        model = wd.WaveNet(runs.train.model_config(wanted, len(voices)), seed=1)
         model.params["head.1.weight"][...] *= 60
+        runs.Run.create(place / name, wanted, voices)
         model.save(place / name / "model.safetensors")
-        cli._write_run(place / name, {"settings": wanted.to_dict(), "speakers": voices, "yardsticks": None})
     return place
 
 
@@ -125,7 +125,7 @@ def test_stream_through_a_voice(place, tmp_path):
         works("stream", place / "voices", "-i", place / "in.wav", "-o", tmp_path / f"{i}.flac", *voice)
         sounds.append(soundfile.read(tmp_path / f"{i}.flac")[0])
     assert np.array_equal(sounds[0], sounds[1]) and not np.array_equal(sounds[0], sounds[2])
-    fails("stream", place / "voices", "-i", place / "in.wav", "--speaker", "carl", says="anna, bruno, got 'carl'")
+    fails("stream", place / "voices", "-i", place / "in.wav", "--speaker", "carl", says="'anna', 'bruno', got 'carl'")
     fails("stream", place / "run", "-i", place / "in.wav", "--speaker", "anna", says="only one voice")
 
 
@@ -170,7 +170,7 @@ def test_stream_of_bad_files(place, tmp_path):
 
 
 def test_stream_to_impossible_places(place, monkeypatch):
-    monkeypatch.setattr(cli, "_stream", lambda *_: pytest.fail("the long work began"))
+    monkeypatch.setattr(wd.models, "load", lambda *_, **__: pytest.fail("the long work began"))
     for name, words in (("out.mp3", "must end in .wav or .flac"), ("nowhere/out.wav", "not a folder"),
                         ("in.wav/out.wav", "not a folder")):  # fmt: skip
         fails("stream", place / "run", "-i", place / "in.wav", "-o", place / name, says=words)
@@ -234,6 +234,7 @@ def test_stream_stopped_by_ctrl_c(place, tmp_path, device, monkeypatch, at, seco
 def test_stream_without_sounddevice(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     fails("stream", place / "run", "--live", says="pip install sounddevice.*libportaudio2")
+    assert wavedil("stream", place / "run", "--live").stdout == ""  # it does not say that it speaks
 
 
 # ---- generate --------------------------------------------------------------------------------------------------------
@@ -279,3 +280,33 @@ def test_info_measures_before_training_if_it_may(place):
     assert len(speeds) == 4 and "0" not in speeds
     quiet = works("info", "--config", place / "settings.toml", "--no-measure")
     assert "parameters:" in quiet and "Speed" not in quiet and "generating" not in quiet
+
+
+# ---- folders of the trainer, without config.json ---------------------------------------------------------------------
+def test_a_wavenet_of_the_trainer_opens_in_every_command(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for i in range(4):
+        soundfile.write(tmp_path / "clips" / f"{i}.wav", 0.3 * np.sin(0.1 * (i + 1) * np.arange(900)), RATE)
+    sizes = {"residual_channels": 4, "dilation_channels": 4, "skip_channels": 4, "end_channels": 4}
+    model = wd.WaveNet(wd.WaveNetConfig(dilations=[1, 2], **sizes), seed=0)
+    run = tmp_path / "run"
+    wd.Trainer(model, wd.audio.ClipFolder(tmp_path / "clips"), batch=2, window=64, folder=run).fit(1)
+    works("generate", run, "--seconds", 0.01)
+    assert soundfile.info(run / "generated.wav").frames == 80
+    assert "bits/sample" in works("stream", run, "-i", tmp_path / "clips" / "0.wav", "--block", 300)
+    assert "4 samples = 0.5 ms" in works("info", run, "--no-measure")
+    works("finetune", run, tmp_path / "clips", "--steps", 1, "--out", tmp_path / "adapted")
+    works("generate", tmp_path / "adapted", "--seconds", 0.01)
+    fails("train", "--resume", "--out", run, says="no config.json to tell what data it was trained on")
+
+
+def test_info_of_an_effect(tmp_path):
+    config = wd.TCNConfig(dilations=[1, 2], channels=3, kernel_size=3, sample_rate=RATE)
+    model = wd.TCN(config, seed=0)
+    model.save(tmp_path / "effect" / "model.safetensors")
+    text = works("info", tmp_path / "effect")
+    assert "blocks.1 dilation 2 13 1.6" in text and "13 samples = 1.6 ms at 8000 Hz" in text
+    assert f"parameters: {model.params.count}" in text and "FLOPs" in text and "a training step" not in text
+    wd.TCN(wd.TCNConfig(dilations=[1], channels=3), seed=0).save(tmp_path / "numbers" / "model.safetensors")
+    assert "receptive field: 5 samples" in works("info", tmp_path / "numbers")
+    fails("generate", tmp_path / "effect", says="must hold a WaveNet to make sound, got a TCN")

@@ -1,6 +1,8 @@
-"""The examples of clip classification run as they are, on the bundled speech, in tiny sizes."""
+"""All examples say what they do; those of clip classification run as they are, on the bundled speech, in tiny sizes."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ def example(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_help_is_given_and_nothing_else_is_done(path, tmp_path):
+    words = [sys.executable, str(path), "--help"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ") and done.stderr == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_language_id(tmp_path, capsys):

@@ -1,14 +1,18 @@
 """The README keeps its word: its Python runs, its commands exist, its settings are valid, its links lead somewhere."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from wavedil import cli, settings
+from wavedil import cli
+from wavedil.runs import settings, train
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,29 +22,48 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_python_example_is_the_file():
-    (code,) = blocks("python")
-    assert code == (ROOT / "examples" / "train_speech.py").read_text(encoding="utf-8")
+def run(words, folder):
+    """A process of a reader who stands in a folder."""
+    words = [sys.executable, *map(str, words)]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_python_example_runs(tmp_path, monkeypatch, capsys):
-    code = (ROOT / "examples" / "train_speech.py").read_text(encoding="utf-8")
-    for there, small in (("steps = 2500", "steps = 2"), ("range(10)] * 2", "range(3)]"), ("window=4096", "window=256"),
-                         ("4 * data.sample_rate", "data.sample_rate // 10")):
-        assert there in code
-        code = code.replace(there, small)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "train_speech.py", "exec"), {"__name__": "__main__"})
-    assert "step 2: validation" in capsys.readouterr().out
-    assert len(soundfile.read("speech.wav")[0]) == 800
-    assert Path("speech.safetensors").exists()
+def test_every_python_snippet_is_run_here():
+    assert len(blocks("python")) == 2 and not blocks("py")
+
+
+def test_the_first_snippet_is_the_example_and_runs(tmp_path):
+    code, path = blocks("python")[0], ROOT / "examples" / "train_speech.py"
+    assert code == path.read_text(encoding="utf-8")
+    assert "step 2: validation" in run([path, "--steps", 2], tmp_path)
+    assert len(soundfile.read(tmp_path / "speech.wav")[0]) == 32000
+    assert (tmp_path / "speech.safetensors").exists()
+
+
+def test_the_snippet_of_clip_classification_runs_after_its_commands(tmp_path):
+    """As a reader meets it, but with tones for speech, and few steps."""
+    section = README[README.index("## Clip classification") :]
+    fetch, learn = re.search(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1].splitlines()
+    program, *words = learn.split("#")[0].split()
+    for number, voice in enumerate(fetch.split("#")[0].split()[2:]):
+        (tmp_path / "speech" / voice).mkdir(parents=True)
+        for i in range(10):
+            tone = 0.3 * np.sin((0.1 + 0.3 * number) * (1 + 0.1 * i) * np.arange(1200))
+            soundfile.write(tmp_path / "speech" / voice / f"{i}.wav", tone, 8000)
+    assert program == "wavedil"
+    run(["-m", "wavedil", *words, "--preset", "tiny", "--steps", 1], tmp_path)
+    (tmp_path / "snippet.py").write_text(blocks("python")[1], encoding="utf-8")
+    run(["snippet.py"], tmp_path)
+    assert (tmp_path / "confusion.png").exists()
 
 
 def test_toml_example_is_valid():
     (text,) = blocks("toml")
     wanted = settings.from_tables(settings.preset("small"), ("README", tomllib.loads(text)))
     assert wanted.data.folder == "recordings"
-    cli._model_config(__import__("wavedil"), wanted, 0)
+    assert train.model_config(wanted, 0).residual_channels == 48
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines() if line.strip()])

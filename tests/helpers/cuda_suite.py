@@ -12,8 +12,8 @@ from cuda_sim import test_training as training
 from helpers import device
 from helpers import ops as h
 from wavedil import ops
-from wavedil.kernels.cuda import elementwise
 from wavedil.kernels.cuda.engine import engine_for
+from wavedil.ops import inplace
 
 __all__ = [
     "test_a_clip_classifier_equals_the_cpus", "test_a_running_pool_equals_the_reference",
@@ -21,11 +21,11 @@ __all__ = [
     "test_half_activations_equal_the_reference", "test_alignment_changes_no_bit",
     "test_a_training_equals_the_cpus", "test_arrays_are_scaled_in_place",
     "test_draws_of_whole_networks",
-    "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_pull", "test_single_ops_equal_the_reference",
-    "test_streams_and_draws", "test_streams_of_networks", "test_the_same_bits_twice",
-    "test_updates_equal_the_reference",
+    "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_single_ops_equal_the_reference",
+    "test_steps_in_place_equal_the_hosts", "test_streams_and_draws", "test_streams_of_networks",
+    "test_the_same_bits_twice", "test_updates_equal_the_reference",
 ]  # fmt: skip
-FAMILIES = [f for f in h.families("parity") if f not in ops.NOT_YET_ON_CUDA]
+FAMILIES = h.families("parity")
 STACKS = h.cases("gated_stack")
 OPS = [(f, c) for f in FAMILIES for c in h.cases(f).CASES]
 by_dtype = pytest.mark.parametrize("dtype", h.DTYPES)
@@ -172,12 +172,28 @@ def test_arrays_are_scaled_in_place(on_device, dtype):
     h.assert_close(moved.to_host(), 0.3 * x, 1e-6 if dtype == "float32" else 1e-14)
 
 
+def _steps_in_place(move, dtype):
+    """What each step of `ops.inplace` makes of the same numbers, wherever ``move`` puts them."""
+    rng = np.random.default_rng(0)
+    x, y, rows = (move(rng.standard_normal((6, 5)).astype(dtype)) for _ in range(3))
+    a, b, db = (move(rng.standard_normal(shape).astype(dtype)) for shape in ((6, 2), (2, 5), (2, 5)))
+    center, scale, table = (move(rng.standard_normal(shape).astype(dtype)) for shape in ((5,), (5,), (4, 5)))
+    normal, low, da = (move(np.zeros(shape, dtype)) for shape in ((6, 5), (6, 5), (6, 2)))
+    inplace.affine(normal, x, center, scale)
+    inplace.add_rows(table, np.array([2, 0, 2, 1, 1, 2]), rows)
+    inplace.add_low_rank(low, x, a, b, 0.5)
+    inplace.low_rank_backward(da, db, y, a, b, 0.5)
+    inplace.pull(rows, x, 0.1)
+    inplace.relu(x)
+    inplace.relu_backward(y, x)
+    return {"affine": normal, "rows": table, "low rank": low, "da": da, "db": db, "pull": rows, "relu": x, "back": y}
+
+
 @by_dtype
-def test_pull(on_device, dtype):
-    a, b = (np.random.default_rng(seed).standard_normal(700).astype(dtype) for seed in (0, 1))
-    moved = device.to_device(a)
-    elementwise.pull(moved, device.to_device(b), 0.1)
-    h.assert_close(moved.to_host(), a + 0.1 * (b - a), 1e-6 if dtype == "float32" else 1e-14)
+def test_steps_in_place_equal_the_hosts(on_device, dtype):
+    got, expected = (_steps_in_place(move, dtype) for move in (device.to_device, lambda array: array))
+    for name, array in expected.items():
+        h.assert_close(got[name].to_host(), array, 1e-5 if dtype == "float32" else 1e-13, name)
 
 
 def _states(moved, wide, network):

@@ -31,7 +31,7 @@ def wavedil(*words):
 
 def script(*words):
     """The words that run a command in a process of its own."""
-    return [sys.executable, "-P", "-m", "wavedil.cli", *map(str, words)]
+    return [sys.executable, "-P", "-m", "wavedil", *map(str, words)]
 
 
 def assert_one_clear_line(result, *words):

@@ -9,21 +9,9 @@ import pytest
 from wavedil import ops
 from wavedil.kernels.cuda.launch import Kernel
 
-ON_CUDA = [family for family in ops.FAMILIES if family not in ops.NOT_YET_ON_CUDA]
-
-
-@pytest.mark.parametrize("family", ops.FAMILIES)
-def test_a_family_has_cuda_or_is_named_as_not_yet_on_it(family):
-    found = importlib.util.find_spec(f"wavedil.ops.{family}.cuda") is not None
-    assert found == (family not in ops.NOT_YET_ON_CUDA)
-
-
-def test_what_is_not_yet_on_cuda_exists():
-    assert ops.NOT_YET_ON_CUDA <= set(ops.FAMILIES)
-
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("family", ON_CUDA)
+@pytest.mark.parametrize("family", ops.FAMILIES)
 def test_a_family_lists_its_kernels(family, dtype):
     module = importlib.import_module(f"wavedil.ops.{family}.cuda")
     kernels = module.kernels(dtype)

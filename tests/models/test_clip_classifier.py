@@ -253,7 +253,7 @@ def test_it_learns_and_a_resume_is_bitwise(tones, tmp_path):
         return wd.Trainer(model, data, optimizer=wd.Adam(2e-2), batch=4, window=256, validation=data, validate_every=10)
 
     whole, seen = trainer(), []
-    whole.fit(steps=40, on_step=lambda p: seen.append(p.validation_bits))
+    whole.fit(steps=40, on_step=lambda p: seen.append(p.validation))
     assert whole.model.evaluate(data.validation_clips()).accuracy == 1
     assert [bits is not None for bits in seen] == [step % 10 == 9 for step in range(40)]
     evaluated = whole.model.evaluate(data.validation_clips())

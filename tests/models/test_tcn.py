@@ -184,7 +184,7 @@ def test_the_same_weights_in_both_dtypes():
 def test_arrays_are_learned():
     trainer = wd.Trainer(wd.TCN(SMALL), data(64), optimizer=wd.Adam(1e-2), batch=16, window=40, validation=None)
     first = []
-    trainer.fit(steps=120, on_step=lambda p: first.append(p.loss_bits))
+    trainer.fit(steps=120, on_step=lambda p: first.append(p.loss))
     x, y = data(20, seed=9)
     assert trainer.model.loss(x, y) < 0.1 * (y**2).mean()
     assert first[0] == pytest.approx(wd.TCN(SMALL).loss(*_first_batch()), rel=1e-6)  # a square is no number of bits
@@ -272,7 +272,7 @@ def test_validation_of_arrays():
     [
         (errors.ShapeError, r"targets must be \(2, 5, ...\) as x is", lambda: Arrays(np.ones((2, 5)), np.ones((2, 4)))),
         (errors.ShapeError, r"x must be \(N, T, ...\)", lambda: Arrays(np.ones(5), np.ones(5))),
-        (errors.ConfigError, "context must be an int", lambda: Arrays(np.ones((1, 5)), np.ones((1, 5)), context=-1)),
+        (errors.ConfigError, "context must be at least", lambda: Arrays(np.ones((1, 5)), np.ones((1, 5)), context=-1)),
         (errors.ConfigError, "batches must be an iterator, got list", lambda: Batches([1])),
         (errors.DataError, "the iterator must go on", lambda: Batches(iter([])).batch(None, 1, 1)),
     ],
@@ -285,7 +285,7 @@ def test_bad_sources(error, message, call):
 @pytest.mark.parametrize(
     ("message", "change"),
     [
-        ("dilations must be whole numbers of at least 1, got 0", dict(dilations=[1, 0])),
+        ("each of dilations must be at least 1, got 0", dict(dilations=[1, 0])),
         ("dilations must name at least one block", dict(dilations=[])),
         ("kernel_size must be", dict(kernel_size=0)),
         ("channels must be one number, or one for each of 3 dilations, got 2", dict(channels=[4, 4])),
@@ -318,3 +318,18 @@ def test_bad_arguments():
         wd.TCN(SMALL).predict(np.zeros((3, 4, 1), np.float32))
     with pytest.raises(errors.DTypeError, match="x must be float32 as head.weight is, got float64"):
         wd.TCN(SMALL).predict(np.zeros((3, 4, 2)))
+
+
+def test_a_stream_without_a_past_is_saved(tmp_path):
+    model = wd.TCN(wd.TCNConfig(dilations=[1, 1], channels=4, kernel_size=1, inputs=2))
+    state, x = model.init_stream(3), np.ones((3, 5, 2), np.float32)
+    model.stream(x, state)
+    model.save_stream(state, tmp_path / "x.st")
+    again = model.load_stream(tmp_path / "x.st")
+    assert again.time == 5 and np.array_equal(model.stream(x, again), model.stream(x, state))
+
+
+@pytest.mark.parametrize("config", [wd.TCNConfig, wd.WaveNetConfig])
+def test_a_field_beyond_any_memory_is_refused_at_once(config):
+    with pytest.raises(errors.ConfigError, match="dilations must reach back over at most 2147483648 rows, got"):
+        config(dilations=[2**40, 1])

@@ -92,3 +92,22 @@ def test_masked_rows_count_nothing():
     value, saved = loss.forward(x, t, mask, kind="mse")
     assert value == pytest.approx(((x - t)[mask] ** 2).mean())
     assert not loss.backward(1.0, saved).x[~mask].any()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_slopes_in_the_tails_do_not_cancel(dtype, backend):
+    def slopes(kind, *x):
+        x = np.array([x], dtype)
+        y, saved = activation.forward(x, kind=kind, backend=backend)
+        return activation.backward(np.ones_like(y), saved, backend=backend).x[0]
+
+    tail = np.exp(-20.0)
+    small = tail / (1 + tail) ** 2  # s(20) s(-20)
+    sech = 4 * np.exp(-40.0) / (1 + np.exp(-40.0)) ** 2
+    tolerance = dict(rtol=1e-5 if dtype == "float32" else 1e-12)
+    np.testing.assert_allclose(slopes("elu", -20, 1), [tail, 1], **tolerance)
+    np.testing.assert_allclose(slopes("tanh", 20, -20), [sech, sech], **tolerance)
+    np.testing.assert_allclose(slopes("glu", 3, 20), [1 / (1 + tail), 3 * small], **tolerance)
+    np.testing.assert_allclose(slopes("glu", 3, -20), [tail / (1 + tail), 3 * small], **tolerance)
+    np.testing.assert_allclose(slopes("gated_tanh", 20, 20), [sech / (1 + tail), small], **tolerance)

@@ -102,7 +102,7 @@ BAD = [
         dict(padding="valid", dilation=(4, 8)),
     ),
     (SHAPE, "out must be (2, 9, 8, 8), got (2, 9, 8, 7)", dict(out=f32(2, 9, 8, 7))),
-    (DTYPE, "x must be an array of floats, got list", dict(x=[[[[1.0]]]])),
+    (DTYPE, "x must be an array of floats, got list", dict(x=[[[[1.0, "a"]]]])),
     (DTYPE, "x must be an array of floats, got int64", dict(x=np.ones((2, 9, 8, 16), np.int64))),
     (DTYPE, "w must be float64 as x is, got float32", dict(x=np.ones((2, 9, 8, 16)))),
     (DTYPE, "b must be float32 as x is, got float64", dict(b=np.ones(8))),

@@ -44,7 +44,7 @@ def test_small_deviations_around_a_large_mean():
 @pytest.mark.parametrize(
     ("error", "message", "change"),
     [
-        (CONFIG, "kind must be one of batch, layer, rms, weight, got 'group'", dict(kind="group")),
+        (CONFIG, "kind must be one of batch, layer, group, rms, weight, got 'instance'", dict(kind="instance")),
         (SHAPE, r"x must be \(..., C\) with at least one row and channel, got \(4,\)", dict(x=C)),
         (SHAPE, r"scale must be \(4,\), got \(3,\)", dict(scale=C[:3])),
         (DTYPE, "shift must be float32 as x is, got float64", dict(shift=np.ones(4))),
@@ -153,3 +153,36 @@ def test_the_past_does_not_see_the_future():
 def test_bad_input_of_upsample(error, message, change):
     with pytest.raises(error, match="upsample.forward: " + message):
         upsample.forward(**(dict(x=X, kind="nearest", factor=2, backend="reference") | change))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.filterwarnings("error")
+def test_a_weight_of_zeros_has_no_direction_and_no_warning(backend):
+    y, _ = norm.forward(np.zeros((2, 3, 4)), np.ones(4), kind="weight", backend=backend)
+    assert np.isnan(y).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_group_has_mean_0_and_deviation_1_in_each_item(backend):
+    x = np.random.default_rng(0).standard_normal((3, 50, 6)) * [1, 2, 3, 4, 5, 6] + 7
+    y, saved = norm.forward(x, kind="group", groups=2, eps=0, backend=backend)
+    parts = y.reshape(3, 50, 2, 3)
+    np.testing.assert_allclose(parts.mean((1, 3)), 0, atol=1e-12)
+    np.testing.assert_allclose(parts.std((1, 3)), 1, rtol=1e-12)
+    assert saved.mean.shape == (2, 3)
+    one = norm.forward(x.reshape(1, 3, 300), kind="layer", eps=0, backend=backend)[0]
+    same = norm.forward(x, kind="group", groups=1, eps=0, backend=backend)[0]  # a group of all: a layer of all rows
+    np.testing.assert_allclose(same.ravel(), one.ravel(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "change"),
+    [
+        (CONFIG, "groups must be 1 for layer, got 2", dict(kind="layer")),
+        (SHAPE, r"x must have channels divisible by groups = 3, got \(2, 5, 4\)", dict(groups=3)),
+        (CONFIG, "groups must be at least 1, got 0", dict(groups=0)),
+    ],
+)
+def test_bad_groups(error, message, change):
+    with pytest.raises(error, match="norm.forward: " + message):
+        norm.forward(X, **dict(kind="group", groups=2) | change)

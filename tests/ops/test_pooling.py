@@ -118,10 +118,10 @@ GOOD = dict(x=X, w=W, b=B, v=B, kind="attentive")
         (errors.ConfigError, "v must be given for kind 'attentive', got None", dict(v=None)),
         (errors.ConfigError, "w must be None for kind 'average', got an array", dict(kind="average")),
         (errors.ShapeError, r"weights must be \(2, 5\), got \(2, 4\)", dict(weights=np.ones((2, 4)))),
-        (errors.ShapeError, "weights must have a positive sum", dict(weights=np.array([[1] * 5, [0] * 5]))),
+        (errors.ShapeError, "weights must be .* not all 0 in an item", dict(weights=np.array([[1] * 5, [0] * 5]))),
         (errors.ShapeError, "weights must be finite", dict(weights=np.full((2, 5), np.nan))),
         (errors.ShapeError, "weights must be .* a least of -1", dict(weights=np.array([[1, 1, 1, 1, -1]] * 2))),
-        (errors.DTypeError, "weights must be an array of numbers, got", dict(weights=[[1] * 5] * 2)),
+        (errors.DTypeError, "weights must be an array of numbers, got list", dict(weights=[["1"] * 5] * 2)),
         (errors.ShapeError, r"out must be \(2, 6\), got \(2, 3\)", dict(out=X[:, 0])),
     ],
 )
@@ -140,3 +140,17 @@ def test_bad_input_of_backward_and_step():
         pooling.step(X, pooling.init_state(2, 4))
     with pytest.raises(errors.ConfigError, match="pooling.init_state: batch must be at least 1, got 0"):
         pooling.init_state(0, 4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("far", [0, 1e4, 1e6])
+def test_the_deviation_of_large_numbers_is_not_lost(far, backend):
+    rng = np.random.default_rng(0)
+    x = (far + rng.standard_normal((2, 700, 3))).astype(np.float32)
+    expected = np.sqrt(x.astype(np.float64).var(axis=1) + pooling.EPSILON)
+    y, _ = pooling.forward(x, kind="statistics", backend=backend)
+    np.testing.assert_allclose(y[:, 3:], expected, rtol=1e-6)
+    state = pooling.init_state(2, 3)
+    for t in range(0, 700, 100):
+        y = pooling.step(x[:, t : t + 100], state, kind="statistics", backend=backend)
+    np.testing.assert_allclose(y[:, 3:], expected, rtol=1e-6)

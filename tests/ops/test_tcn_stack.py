@@ -183,7 +183,7 @@ WIDE_CASE = h.case_named("tcn_stack", "wide")
         (GOOD_CASE, CONFIG, "loss must be one of", lambda a: {"loss": "hinge"}),
         (GOOD_CASE, CONFIG, "delta must be None for mse", lambda a: {"loss": "mse", "delta": 1.0}),
         (GOOD_CASE, CONFIG, r"rate must be a number in \[0, 1\)", lambda a: {"dropout": tcn_stack.Dropout(1.0)}),
-        (GOOD_CASE, CONFIG, "dilations must", lambda a: {"dilations": (1, 0, 2)}),
+        (GOOD_CASE, CONFIG, "each of dilations must", lambda a: {"dilations": (1, 0, 2)}),
         (WIDE_CASE, CONFIG, "params must have 2 blocks, .* got more", lambda a: {"dilations": (1, 2)}),
         (GOOD_CASE, CONFIG, "params must have the names", lambda a: {"dilations": (1, 2, 4, 8)}),
         (GOOD_CASE, CONFIG, "needs must name parameters, such as", lambda a: {"needs": ["blocks.0.conv.2.weight"]}),
@@ -195,3 +195,34 @@ def test_bad_input(case, error, message, change):
     with pytest.raises(error, match=message) as caught:
         tcn_stack.loss_and_grads(**(arrays | settings | {"backend": "reference"} | change(arrays)))
     assert str(caught.value).startswith("tcn_stack.") or "dilations" in message
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize(
+    ("last", "loss"), [(False, "mse"), (True, "mse"), (False, "cross_entropy"), (True, "huber"), (False, "binary")]
+)
+def test_rows_that_no_prediction_with_a_weight_sees_may_hold_anything(last, loss, backend):
+    rng = np.random.default_rng(0)
+    shapes = tcn_stack.parameter_shapes(inputs=2, channels=(4, 5), kernel_size=2, outputs=3)
+    params = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    x, rows = rng.standard_normal((3, 260, 2)), (3,) if last else (3, 260)
+    targets = rng.integers(0, 3, rows) if loss == "cross_entropy" else rng.uniform(0, 1, (*rows, 3))
+    weights = np.ones(rows)
+    weights[1] = 0  # a whole item
+    unseen = np.zeros((3, 260), bool)
+    unseen[1] = True
+    if not last:
+        weights[0, 200:], weights[2, 20:60] = 0, 0
+        unseen[0, 200:], unseen[2, 20:54] = True, True  # the field has 1 + 2 (1 + 2) rows
+    settings = dict(dilations=(1, 2), loss=loss, last=last, backend=backend)
+    expected, gradients = tcn_stack.loss_and_grads(params, x, targets, weights, **settings)
+    x[unseen] = np.nan
+    if loss != "cross_entropy":
+        targets[weights == 0] = np.nan
+    value, grads = tcn_stack.loss_and_grads(params, x, targets, weights, **settings)
+    assert value == pytest.approx(expected, rel=1e-13)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(grads[name], gradient, rtol=1e-10, atol=1e-14, err_msg=name)
+    if not last:
+        x[2, 54] = np.nan  # which row 60 sees
+        assert np.isnan(tcn_stack.loss_and_grads(params, x, targets, weights, **settings).loss)

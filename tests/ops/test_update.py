@@ -77,6 +77,27 @@ def test_two_steps_by_hand(backend):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_two_steps_of_nesterovs_momentum_by_hand(backend):
+    w, g, v = np.array([1.0]), np.array([0.5]), np.zeros(1)
+    for _ in range(2):
+        update.sgd(w, g, v, lr=0.1, momentum=0.9, nesterov=True, backend=backend)
+    assert v[0] == pytest.approx(0.95, rel=1e-14)
+    assert w[0] == pytest.approx(1 - 0.1 * (0.5 + 0.9 * 0.5) - 0.1 * (0.5 + 0.9 * 0.95), rel=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_mean_square_of_amsgrad_never_falls(backend):
+    """A large gradient, then small ones: plain Adam forgets the large one, AMSGrad divides by it for ever."""
+    w, first, second, largest = np.array([1.0]), np.zeros(1), np.zeros(1), np.zeros(1)
+    settings = {"lr": 0.1, "betas": (0.0, 0.5), "eps": 1e-12, "backend": backend}
+    for step, g in enumerate((8.0, 1.0, 1.0), 1):
+        update.adam(w, np.array([g]), first, second, largest=largest, step=step, **settings)
+    assert second[0] == pytest.approx(8.75) and largest[0] == pytest.approx(32)
+    steps = [8 / np.sqrt(32 / 0.5), 1 / np.sqrt(32 / 0.75), 1 / np.sqrt(32 / 0.875)]
+    assert w[0] == pytest.approx(1 - 0.1 * sum(steps), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_scale_is_a_factor_on_the_gradients(backend):
     rng = np.random.default_rng(0)
     g = rng.normal(size=50)
@@ -112,6 +133,9 @@ def test_norm_of_float32_neither_overflows_nor_hides_what_is_not_finite():
 def test_clipping():
     assert update.clip_scale(5.0, 1.0) == 0.2
     assert update.clip_scale(0.5, 1.0) == 1.0 == update.clip_scale(5.0, None) == update.clip_scale(0.0, 1.0)
+    for clip in (0, -1.0, np.nan, "1"):
+        with pytest.raises(ConfigError, match="update.clip_scale: clip must be a number above 0, got "):
+            update.clip_scale(5.0, clip)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -135,6 +159,9 @@ def test_what_is_not_finite_reaches_the_weights():
     w, first, second = np.ones(3, np.float32), np.zeros(3, np.float32), np.zeros(3, np.float32)
     update.adam(w, g, first, second, step=1, lr=0.1)
     assert np.isfinite(w[0]) and not np.isfinite(w[1:]).any()
+    w, first, second, largest = np.ones(3, np.float32), *(np.zeros(3, np.float32) for _ in range(3))
+    update.adam(w, g, first, second, largest=largest, step=1, lr=0.1)
+    assert np.isnan(largest[1]) and not np.isfinite(w[1:]).any()
 
 
 def arguments(**change):
@@ -150,6 +177,7 @@ def arguments(**change):
         ({"weights": [1.0]}, DTypeError, "weights"),
         ({"first": np.zeros(9, np.float32)}, ShapeError, r"first must be \(8,\), got \(9,\)"),
         ({"second": None}, ShapeError, "second must be an array"),
+        ({"largest": np.zeros(9, np.float32)}, ShapeError, r"largest must be \(8,\), got \(9,\)"),
         ({"grads": np.zeros(16, np.float32)[::2]}, ShapeError, "grads must be contiguous"),
         ({"average": np.zeros(16, np.float32)[::2]}, ShapeError, "average must be C-contiguous"),
         ({"step": 0}, ConfigError, "step must be at least 1, got 0"),

@@ -1,5 +1,7 @@
 """Fine-tuning with a model small enough to check by hand: patterns, recipes, what a step changes, resume, adapters."""
 
+import json
+
 import numpy as np
 import pytest
 from helpers.tiny_model import Tiny, TinyData
@@ -51,22 +53,26 @@ def test_recipes_go_to_plain_types_and_back():
     assert about["lr_scale"] == [["head.*", 2.0], ["head.bias", 0.5]] and about["lora"]["targets"] == ["head"]
     assert FineTune.from_dict(about) == recipe
     assert FineTune().to_dict() == {} and LoRA(3).alpha == 3
+    wide = FineTune(lr_scale={"*": np.float32(2)}, unfreeze={"voice": np.int64(3)}, l2_start=np.float32(0.5),
+                    lora=LoRA(np.int64(2), np.float32(4)))  # fmt: skip
+    plain = FineTune(lr_scale={"*": 2}, unfreeze={"voice": 3}, l2_start=0.5, lora=LoRA(2, 4))
+    assert wide == plain and json.dumps(wide.to_dict()) == json.dumps(plain.to_dict())
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: FineTune(freeze=[3]), "freeze: patterns"),
-        (lambda: FineTune(lr_scale={"head.*": 0}), r"lr_scale of 'head\.\*' must be above 0.*use freeze"),
+        (lambda: FineTune(lr_scale={"head.*": 0}), r"lr_scale of 'head\.\*' must be a number above 0 .*use freeze"),
         (lambda: FineTune(lr_scale={"head.*": "2"}), "must be a number"),
         (lambda: FineTune(lr_scale=["head.*"]), "must be pairs"),
-        (lambda: FineTune(unfreeze={"head.*": 1.5}), "whole number of steps"),
+        (lambda: FineTune(unfreeze={"head.*": 1.5}), "unfreeze of .* must be an integer, got 1.5"),
         (lambda: FineTune(l2_start=-1), "l2_start"),
         (lambda: FineTune(lora=2), "lora must be a LoRA"),
         (lambda: LoRA(0), "rank"),
-        (lambda: LoRA(2, alpha=0), "alpha must be above 0"),
-        (lambda: FineTune.from_dict({"frezee": []}), "unknown key 'frezee'; near: freeze"),
-        (lambda: FineTune.from_dict({"lora": {"rnak": 2}}), "LoRA: unknown key 'rnak'; near: rank"),
+        (lambda: LoRA(2, alpha=0), "alpha must be a number above 0"),
+        (lambda: FineTune.from_dict({"frezee": []}), "unknown key 'frezee'; did you mean 'freeze'"),
+        (lambda: FineTune.from_dict({"lora": {"rnak": 2}}), "LoRA: unknown key 'rnak'; did you mean 'rank'"),
         (lambda: FineTune.from_dict({"lora": {}}), "rank must be given"),
         (lambda: FineTune.from_dict(None), "expected a table"),
         (lambda: trainer(finetune={"freeze": []}), "finetune must be a FineTune"),
@@ -79,7 +85,7 @@ def test_recipes_go_to_plain_types_and_back():
         (lambda: trainer(finetune=FineTune(freeze="*.lora_a", lora=LoRA(2))), "must leave the adapters alone.*lora_a"),
         (lambda: trainer(finetune=FineTune(freeze="head.*", lora=LoRA(2))), "with lora all else is frozen already"),
         (lambda: trainer(finetune=FineTune(train="head.*", lora=LoRA(2))), "train must not fit weights that have"),
-        (lambda: trainer(optimizer=Adam(0.1), finetune=FineTune(decay_scale={"*": 0})), "needs the optimizer AdamW"),
+        (lambda: trainer(optimizer=Adam(0.1), finetune=FineTune(decay_scale={"*": 0})), "needs an optimizer with w"),
     ],
 )  # fmt: skip
 def test_bad_recipes(make, words):

@@ -21,8 +21,9 @@ class Data(TinyData):
     def batch(self, rng, batch, window):
         return super().batch(rng, batch, window)[:2]
 
-    def validation_clips(self):
-        return [(name, codes, None) for name, codes, _ in super().validation_clips()]
+    def validation_batches(self, batch, window):
+        for (codes, weights, _), amount in super().validation_batches(batch, window):
+            yield (codes, weights), amount
 
 
 def net(seed=0, dtype="float32", **changes):

@@ -29,6 +29,17 @@ def test_the_example_in_the_docs():
     assert result.attempted == 3 and result.failed == 0
 
 
+def test_numbers_of_numpy_become_pythons():
+    for mine, plain in (
+        (Cosine(np.int64(10), np.float32(0.5)), Cosine(10, 0.5)),
+        (Warmup(np.uint8(3), Exponential(np.int32(9))), Warmup(3, Exponential(9))),
+        (schedules.cosine(np.int64(9), warmup=np.int16(2)), schedules.cosine(9, warmup=2)),
+        (SGD(np.float32(0.5), np.float64(0.25), np.bool_(True)), SGD(0.5, 0.25, True)),
+        (AdamW(np.float32(0.5), (np.float32(0.5), 0), eps=np.int64(1)), AdamW(0.5, (0.5, 0.0), eps=1.0)),
+    ):
+        assert mine == plain and json.dumps(mine.to_dict()) == json.dumps(plain.to_dict())
+
+
 def test_warmup_is_part_of_all_steps():
     for make, end in ((schedules.cosine, 0.1), (schedules.exponential, 0.1)):
         rate = make(20, warmup=5, final=0.1)
@@ -45,7 +56,10 @@ def test_schedules_go_to_json_and_back(schedule):
     assert schedules.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
 
 
-@pytest.mark.parametrize("optimizer", [SGD(0.1), SGD(0.1, 0.9), Adam(1e-3, (0.8, 0.9), 1e-6), AdamW(1, weight_decay=0)])
+@pytest.mark.parametrize("optimizer", [
+    SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, nesterov=True), Adam(1e-3, (0.8, 0.9), 1e-6), Adam(1, amsgrad=True),
+    AdamW(1, weight_decay=0), AdamW(1, decays="matrices"), AdamW(1, decays=["head.*", "*.weight"]),
+])  # fmt: skip
 def test_optimizers_go_to_json_and_back(optimizer):
     assert optimizers.from_dict(json.loads(json.dumps(optimizer.to_dict()))) == optimizer
 
@@ -53,7 +67,7 @@ def test_optimizers_go_to_json_and_back(optimizer):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Cosine(0), "Cosine: steps must be a whole number of at least 1, got 0"),
+        (lambda: Cosine(0), "Cosine: steps must be at least 1, got 0"),
         (lambda: Cosine(10.0), "steps"),
         (lambda: Cosine(True), "steps"),
         (lambda: Cosine(10, 1.5), r"final must be in \[0, 1\], got 1.5"),
@@ -74,6 +88,10 @@ def test_optimizers_go_to_json_and_back(optimizer):
         (lambda: AdamW(1, eps=-1), "AdamW: eps"),
         (lambda: AdamW(1, weight_decay=-0.1), "weight_decay"),
         (lambda: AdamW(float("inf")), "lr"),
+        (lambda: SGD(1, 0.9, nesterov=1), "SGD: nesterov must be True or False, got 1"),
+        (lambda: SGD(1, nesterov=True), "nesterov needs momentum above 0"),
+        (lambda: Adam(1, amsgrad="yes"), "Adam: amsgrad must be True or False, got 'yes'"),
+        (lambda: AdamW(1, decays=3), "AdamW: decays: patterns must be non-empty strings, got 3"),
         (lambda: optimizers.from_dict({"kind": "Lion", "lr": 1}), "Lion"),
         (lambda: optimizers.from_dict({"kind": "SGD", "lr": 1, "betas": 1}), "betas"),
         (lambda: optimizers.from_dict({"kind": "SGD"}), "SGD"),
@@ -84,7 +102,10 @@ def test_bad_settings(make, words):
         make()
 
 
-@pytest.mark.parametrize("optimizer", [SGD(0.1), SGD(0.1, 0.9), Adam(0.1), AdamW(0.1, weight_decay=0.5)])
+@pytest.mark.parametrize("optimizer", [
+    SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, nesterov=True), Adam(0.1), Adam(0.1, amsgrad=True),
+    AdamW(0.1, weight_decay=0.5), AdamW(0.1, weight_decay=0.5, amsgrad=True),
+])  # fmt: skip
 def test_each_optimizer_goes_downhill(optimizer):
     params, grads = Parameters({"a": (3,), "b": (2, 2)}), Parameters({"a": (3,), "b": (2, 2)})
     for view in params.values():

@@ -13,9 +13,10 @@ import pytest
 from helpers.tiny_model import Tiny, TinyConfig, TinyData, metrics
 from helpers.trainers import state, trainer
 
+from wavedil.audio import Clips
 from wavedil.errors import CheckpointError, ConfigError, DataError, DivergedError
 from wavedil.parameters import files
-from wavedil.training import SGD, Adam, AdamW, Trainer, schedules
+from wavedil.training import SGD, Adam, AdamW, FineTune, Trainer, schedules
 
 
 def full_disk(file, data):
@@ -39,10 +40,10 @@ def test_the_first_step_by_hand():
         expected = w - 0.5 / 4 * (0.01 / norm) * grads[name]
         assert np.abs(t.model.params[name] - expected).max() < 1e-7
         assert not np.array_equal(w, t.model.params[name])
-    assert seen[0].loss_bits == pytest.approx(loss / math.log(2), rel=1e-6)
+    assert seen[0].loss == pytest.approx(loss / math.log(2), rel=1e-6)
     assert seen[0].gradient_norm == pytest.approx(norm, rel=1e-5)
     assert seen[0].learning_rate == 0.125 and seen[0].step == seen[0].steps == 1
-    assert seen[0].validation_bits is None and seen[0].seconds_left == 0
+    assert seen[0].validation is None and seen[0].seconds_left == 0
     assert seen[0].samples_per_second > 0 and seen[0].x_realtime == seen[0].samples_per_second / 8000
 
 
@@ -75,7 +76,7 @@ def test_accumulated_batches_equal_one_large_batch():
         seen = []
         t = trainer(data=data, model=Tiny(dtype="float64"), optimizer=SGD(0.3), clip=0.1, **options)
         t.fit(steps=3, on_step=seen.append)
-        runs.append((t.model.params.flat, [(p.loss_bits, p.gradient_norm) for p in seen]))
+        runs.append((t.model.params.flat, [(p.loss, p.gradient_norm) for p in seen]))
     assert np.allclose(runs[0][0], runs[1][0], rtol=1e-12, atol=1e-14)
     assert np.allclose(runs[0][1], runs[1][1], rtol=1e-12)
 
@@ -100,19 +101,12 @@ def test_the_average_follows_the_weights_and_is_what_is_validated():
     averaged = Tiny()
     averaged.params.load(t.average)
     raw, smooth = (trainer(model=m, validation=TinyData()).validate() for m in (t.model, averaged))
-    assert seen[-1].validation_bits == pytest.approx(smooth, rel=1e-6)
+    assert seen[-1].validation == pytest.approx(smooth, rel=1e-6)
     assert abs(raw - smooth) > 1e-4
-    assert [p.step for p in seen if p.validation_bits is not None] == [10, 20, 30]
+    assert [p.step for p in seen if p.validation is not None] == [10, 20, 30]
 
 
 def test_validation_scores_every_sample_of_each_whole_clip():
-    class Clips:
-        def __init__(self, clips):
-            self.clips = clips
-
-        def validation_clips(self):
-            return self.clips
-
     model = Tiny(TinyConfig(classes=256))
     rng = np.random.default_rng(0)
     clips = [(str(n), rng.integers(0, 256, n).astype(np.uint8), i % 2) for i, n in enumerate((1, 50, 7, 300, 299))]
@@ -122,12 +116,50 @@ def test_validation_scores_every_sample_of_each_whole_clip():
         logits = (h @ model.params["head.weight"] + model.params["head.bias"]).astype(float)
         nats += (np.log(np.exp(logits).sum(1)) - logits[np.arange(len(codes)), codes]).sum()
     expected = nats / sum(len(codes) for _, codes, _ in clips) / math.log(2)
-    empty = ("empty", np.zeros(0, np.uint8), 0)
+    data = Clips((), clips, speakers=("a", "b"))
     for window in (1, 20, 4096):
-        t = trainer(model=model, validation=Clips([*clips, empty]), window=window)
+        t = trainer(model=model, validation=data, window=window)
         assert t.validate() == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ConfigError, match="at least one sample"):
-        trainer(model=model, validation=Clips([empty]))
+        trainer(model=model, validation=Clips(()))
+
+
+def test_the_rule_of_weight_decay_spares_biases_and_embeddings():
+    start, moved = Tiny().params, {}
+    for key, settings in {"none": {"weight_decay": 0}, "all": {}, "matrices": {"decays": "matrices"},
+                          "patterns": {"decays": ["*.bias", "emb*"]}}.items():  # fmt: skip
+        t = trainer(optimizer=AdamW(0.01, **{"weight_decay": 0.5} | settings))
+        t.fit(steps=1)
+        moved[key] = t.model.params
+    for rule, decayed in (("all", set(start)), ("matrices", {"voice", "head.weight"}),
+                          ("patterns", {"head.bias", "embedding"})):  # fmt: skip
+        for name in start:
+            factor = 0.005 if name in decayed else 0
+            assert np.allclose(moved[rule][name], moved["none"][name] - factor * start[name], atol=1e-8), (rule, name)
+    with pytest.raises(ConfigError, match="AdamW: decays: pattern 'haed.*' must fit a name"):
+        trainer(optimizer=AdamW(0.01, decays="haed.*"))
+
+
+def test_the_rule_of_weight_decay_multiplies_the_factors_of_a_recipe():
+    start = Tiny().params
+    rule = AdamW(0.01, weight_decay=0.5, decays="matrices")
+    recipe = FineTune(freeze="voice", decay_scale={"*": 3}, lr_scale={"embedding": 2})
+    runs = [trainer(optimizer=optimizer, finetune=recipe) for optimizer in (rule, AdamW(0.01, weight_decay=0))]
+    for t in runs:
+        t.fit(steps=1)
+    mine, plain = (t.model.params for t in runs)
+    assert np.array_equal(mine["voice"], start["voice"])
+    assert np.array_equal(mine["head.bias"], plain["head.bias"])
+    assert np.array_equal(mine["embedding"], plain["embedding"])
+    wanted = plain["head.weight"] - 0.01 * 0.5 * 3 * start["head.weight"]
+    assert np.allclose(mine["head.weight"], wanted, atol=1e-8)
+
+
+def test_a_rule_that_spares_nothing_keeps_the_bits():
+    plain, ruled = (trainer(optimizer=AdamW(0.02, decays=rule), ema=0.9) for rule in ("all", "*"))
+    for t in (plain, ruled):
+        t.fit(steps=8)
+    assert state(plain) == state(ruled)
 
 
 def test_batches_without_weights_or_keywords():
@@ -155,7 +187,9 @@ OPTIONS = {
         "validate_every": 4,
         "patience": 50,
     },
-    "sgd": {"optimizer": SGD(0.3, momentum=0.9), "clip": None},
+    "sgd": {"optimizer": SGD(0.3, momentum=0.9, nesterov=True), "clip": None},
+    "amsgrad": {"optimizer": AdamW(0.01, amsgrad=True, weight_decay=0.1)},
+    "decay of matrices": {"optimizer": AdamW(0.01, decays="matrices", weight_decay=0.1), "ema": 0.9},
     "plain sgd": {"optimizer": SGD(0.3)},
     "adam": {"optimizer": Adam(0.01, betas=(0.8, 0.99)), "schedule": schedules.exponential(20)},
 }
@@ -196,7 +230,7 @@ def test_a_folder_is_gone_on_with(tmp_path):
     for line in a + b:
         del line["samples_per_second"]
     assert a == b and [line["step"] for line in a] == list(range(1, 21))
-    assert [line["step"] for line in a if line["validation_bits"] is not None] == [5, 10, 15, 20]
+    assert [line["step"] for line in a if line["validation"] is not None] == [5, 10, 15, 20]
     tensors, about = files.read(tmp_path / "b" / "model.safetensors", "model")
     assert about["step"] == 20
     assert all(np.array_equal(tensors[name], view) for name, view in second.average.items())
@@ -494,7 +528,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_metrics_on_a_full_disk(tmp_path, monkeypatch):
     full = open("/dev/full", "w", buffering=1)
-    monkeypatch.setattr("wavedil.training.trainer.open", lambda *args, **keywords: full, raising=False)
+    monkeypatch.setattr("wavedil.training.metrics.open", lambda *args, **keywords: full, raising=False)
     t = trainer(tmp_path)
     with pytest.raises(CheckpointError, match="metrics.jsonl: cannot be written: No space left"):
         t.fit(steps=2)
@@ -531,7 +565,7 @@ def test_saving_into_a_folder_writes_both_files(tmp_path):
 def test_metrics_are_json_a_line(tmp_path):
     trainer(tmp_path).fit(steps=2)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    keys = ["step", "loss_bits", "validation_bits", "learning_rate", "gradient_norm", "samples_per_second"]
+    keys = ["step", "loss", "validation", "unit", "learning_rate", "gradient_norm", "samples_per_second"]
     assert [list(json.loads(line)) for line in lines] == [keys] * 2
 
 
@@ -558,19 +592,19 @@ def test_an_error_in_on_step_leaves_a_trainer_that_can_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch": 0}, "batch must be a whole number of at least 1, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"window": 10.0}, "window"),
         ({"accumulate": True}, "accumulate"),
         ({"seed": -1}, "seed"),
         ({"validate_every": 0}, "validate_every"),
-        ({"optimizer": "adam"}, "optimizer must be SGD, Adam or AdamW, got 'adam'"),
+        ({"optimizer": "adam"}, r"optimizer must be an Optimizer \(SGD, Adam, AdamW.*\), got 'adam'"),
         ({"schedule": lambda step: 1}, "schedule must come from"),
         ({"clip": 0}, r"clip must be None or in \(0, inf\), got 0"),
         ({"ema": 1}, r"ema must be None or in \(0, 1\), got 1"),
         ({"ema": "0.9"}, "ema"),
         ({"patience": 0, "validation": TinyData()}, "patience"),
         ({"patience": 3}, "patience needs validation"),
-        ({"validation": [1]}, r"validation must have validation_clips.* or validation_batches.*, got list"),
+        ({"validation": [1]}, r"validation must have validation_batches\(batch, window\), got list"),
         ({"data": [1]}, r"data must have batch\(rng, batch, window\), got list"),
         ({"model": TinyData()}, "model must have Parameters"),
         ({"model": Tiny(TinyConfig(sample_rate=16000))}, "the model is for 16000 Hz, the data has 8000 Hz"),
@@ -581,6 +615,19 @@ def test_bad_arguments(options, words):
         trainer(**options)
 
 
+def test_numbers_of_numpy_pass_and_are_saved_as_pythons(tmp_path):
+    numbers = {"batch": 3, "window": 20, "seed": 5, "accumulate": 2, "validate_every": 2, "patience": 9, "threads": 1}
+    wide = {name: np.int64(value) for name, value in numbers.items()}
+    shares = {"clip": 0.5, "ema": 0.75, "validation": TinyData()}
+    narrow = shares | {name: np.float32(shares[name]) for name in ("clip", "ema")}
+    plain, numpys = trainer(tmp_path / "a", **numbers, **shares), trainer(tmp_path / "b", **wide, **narrow)
+    plain.fit(steps=3, minutes=10)
+    numpys.fit(steps=np.int64(3), minutes=np.int64(10))
+    assert state(plain) == state(numpys)
+    saved = [(tmp_path / name / "trainer.safetensors").read_bytes() for name in "ab"]
+    assert saved[0] == saved[1]
+
+
 @pytest.mark.parametrize("limits", [{}, {"steps": 0}, {"steps": 1.5}, {"minutes": 0}, {"minutes": math.inf}])
 def test_bad_limits(limits):
     with pytest.raises(ConfigError, match="Trainer"):
@@ -588,5 +635,5 @@ def test_bad_limits(limits):
 
 
 def test_validation_needs_clips():
-    with pytest.raises(ConfigError, match="validate: needs validation clips"):
+    with pytest.raises(ConfigError, match="validate: needs validation data"):
         trainer().validate()

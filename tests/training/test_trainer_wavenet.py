@@ -31,7 +31,7 @@ def trained(steps, folder=None, threads=1, dtype="float32", recompute=False, **o
     trainer = wd.Trainer(model, data, validation=data, folder=folder, **OPTIONS | options)
     seen = []
     trainer.fit(steps=steps, on_step=seen.append)
-    return trainer, [(p.loss_bits, p.gradient_norm, p.validation_bits) for p in seen]
+    return trainer, [(p.loss, p.gradient_norm, p.validation) for p in seen]
 
 
 def same(a, b):
@@ -50,7 +50,7 @@ def test_20_steps_are_10_saved_and_10_more(dtype, recompute, tmp_path):
     rest = []
     second.fit(steps=10, on_step=rest.append)
     assert same(straight, second)
-    assert [(p.loss_bits, p.gradient_norm, p.validation_bits) for p in rest] == seen[10:]
+    assert [(p.loss, p.gradient_norm, p.validation) for p in rest] == seen[10:]
 
 
 def test_one_thread_and_two_give_the_same_bits():

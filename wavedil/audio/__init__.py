@@ -1,26 +1,33 @@
-"""Audio: mu-law codes, folders of clips, features. soundfile, soxr and librosa are imported when they are used."""
+"""Audio: codecs, clips, features. soundfile, soxr and librosa are imported when they are used."""
 
 from wavedil.audio import augment, features
-from wavedil.audio.clips import Audit, ClipFolder, bundled_clips, bundled_manifest
-from wavedil.audio.entropy import Yardsticks, yardsticks
+from wavedil.audio.audit import Audit
+from wavedil.audio.baselines import Baselines, baselines
+from wavedil.audio.clips import Clips
+from wavedil.audio.codecs import CODECS, Codec, codec
 from wavedil.audio.files import AUDIO_EXTENSIONS, read_audio, write_audio
+from wavedil.audio.folder import ClipFolder, bundled_clips, bundled_manifest
 from wavedil.audio.labelled import LabelledClips
 from wavedil.audio.mulaw import SILENCE, mulaw_decode, mulaw_encode
 
 __all__ = [
     "AUDIO_EXTENSIONS",
+    "CODECS",
     "SILENCE",
     "Audit",
+    "Baselines",
     "ClipFolder",
+    "Clips",
+    "Codec",
     "LabelledClips",
-    "Yardsticks",
     "augment",
+    "baselines",
     "bundled_clips",
     "bundled_manifest",
+    "codec",
     "features",
     "mulaw_decode",
     "mulaw_encode",
     "read_audio",
     "write_audio",
-    "yardsticks",
 ]

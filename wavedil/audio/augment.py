@@ -13,11 +13,11 @@ generator's state (the trainer does) gets the same clips again.
 ((8000,), dtype('float32'))
 """
 
-import math
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError
 
 
@@ -29,12 +29,11 @@ class Augmentation:
         for field in fields(self):
             value = values[field.name] = getattr(self, field.name)
             if field.type is int:
-                good, wanted = isinstance(value, int) and not isinstance(value, bool) and value >= 1, "a whole number"
+                checks.whole(kind, field.name, value)
+            elif field.name in ("low", "high"):
+                checks.number(kind, field.name, value)
             else:
-                good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-                good, wanted = good and (value > 0 or field.name in ("low", "high")), "a number"
-            if not good:
-                raise ConfigError(f"{kind}: {field.name} must be {wanted} in its range, got {value!r}")
+                checks.number(kind, field.name, value, "a finite number above 0", lambda value: value > 0)
         if "low" in values and values["low"] > values["high"]:
             raise ConfigError(f"{kind}: low must not be above high, got {values['low']} and {values['high']}")
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wavedil.audio.files import check_rate
+from wavedil import checks
 from wavedil.errors import ConfigError, DataError
 
 _FLOOR = 1e-10  # power; keeps the logarithm of digital silence finite, at -23.03
@@ -105,10 +105,9 @@ def mfcc(x, sample_rate=8000, *, coefficients=13, **settings):
 
 
 def _checked(x, sample_rate, n_fft, hop, mels, low, high):
-    rate = check_rate(sample_rate, "log_mel")
+    rate = checks.whole("log_mel", "sample_rate", sample_rate)
     for name, value in (("n_fft", n_fft), ("hop", hop), ("mels", mels)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ConfigError(f"log_mel: {name} must be a whole number above 0, got {value!r}")
+        checks.whole("log_mel", name, value)
     if not 0 <= low < (rate / 2 if high is None else high) <= rate / 2:
         raise ConfigError(f"log_mel: low and high must be 0 <= low < high <= {rate / 2} Hz, got {low} and {high}")
     x = np.asarray(x, dtype=np.float32)

@@ -1,15 +1,14 @@
 """Audio files in and out: any format that soundfile reads, as mono at one rate. soundfile and soxr load when used."""
 
-import contextlib
 import io
-import os
 import re
-import threading
 from pathlib import Path
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, DataError
+from wavedil.files import write_atomically
 
 #: File name extensions that are taken for audio. Headerless (.raw) files are left out: nothing says what is in them.
 AUDIO_EXTENSIONS = frozenset(
@@ -22,13 +21,6 @@ _CLAIM = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d
 _STREAMED = 0x7FFF0000  # a size from here on is what writers to a pipe put, who cannot go back to fill it in
 _SLOWEST, _FASTEST = 1000, 768_000  # Hz; a damaged header can say anything, and resampling would believe it
 _MP3_DELAY = 2304  # an MP3 may be shorter than its header says by the coder's delay and padding
-
-
-def check_rate(rate, where):
-    """Return `rate` as an int, or raise ConfigError."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or rate < 1:
-        raise ConfigError(f"{where}: sample_rate must be a whole number of Hz above 0, got {rate!r}")
-    return int(rate)
 
 
 def blocks(path, sample_rate, info=None):
@@ -136,7 +128,7 @@ def read_audio(path, sample_rate):
     ConfigError
         If `sample_rate` is not a positive whole number.
     """
-    parts = list(blocks(path, check_rate(sample_rate, "read_audio")))
+    parts = list(blocks(path, checks.whole("read_audio", "sample_rate", sample_rate)))
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
@@ -162,7 +154,7 @@ def write_audio(path, x, sample_rate):
         If the extension or the rate is none of these.
     """
     path = Path(path)
-    rate = check_rate(sample_rate, "write_audio")
+    rate = checks.whole("write_audio", "sample_rate", sample_rate)
     format = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
     if format is None:
         raise ConfigError(f"write_audio: path must end in .wav or .flac, got {str(path)!r}")
@@ -179,21 +171,6 @@ def write_audio(path, x, sample_rate):
     encoded = io.BytesIO()
     soundfile.write(encoded, pcm, rate, format=format, subtype="PCM_16")
     try:
-        write_whole(path, encoded.getbuffer())
+        write_atomically(path, encoded.getbuffer())
     except OSError as error:
         raise DataError(f"write_audio: {path} cannot be written ({error.strerror or error})") from error
-
-
-def write_whole(path, *parts):
-    """Write the bytes to a temporary file beside `path`, then rename it: there is the whole file or the old one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        with open(part, "wb") as file:
-            for data in parts:
-                file.write(data)
-        os.replace(part, path)
-    except BaseException:
-        # Where the folder is no folder, there is no temporary file either.
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise

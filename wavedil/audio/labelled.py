@@ -1,15 +1,16 @@
 """Clips with labels, for classifiers: the classes of a folder, a split in each of them, random batches."""
 
 import copy
-import hashlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import numpy as np
 
+from wavedil import checks
+from wavedil.audio import finding
 from wavedil.audio.augment import Augmentation
-from wavedil.audio.clips import CACHE_LIMIT, ClipFolder
-from wavedil.audio.mulaw import SILENCE, mulaw_decode, mulaw_encode
+from wavedil.audio.clips import padded
+from wavedil.audio.folder import CACHE_LIMIT, ClipFolder
 from wavedil.errors import ConfigError, DataError
 
 
@@ -39,13 +40,14 @@ class LabelledClips:
         Applied in this order to training clips, anew each time a clip is drawn; see `wavedil.audio.augment`.
     resample : bool, default False
         Allow files of other rates.
-    cache_limit, cache_dir
+    codec, cache_limit, cache_dir
         As in `ClipFolder`.
 
     Attributes
     ----------
     labels : tuple of str
     sample_rate : int
+    codec : Codec
     counts : dict of str to (int, int)
         Clips of each class: for training, and held out.
     skipped : tuple of (str, str)
@@ -71,6 +73,7 @@ class LabelledClips:
         seed=0,
         augment=(),
         resample=False,
+        codec="mulaw",
         cache_limit=CACHE_LIMIT,
         cache_dir=None,
     ):
@@ -80,8 +83,10 @@ class LabelledClips:
         for change in self.augment:
             if not isinstance(change, Augmentation):
                 raise ConfigError(f"LabelledClips: augment must hold augmentations, got {change!r}")
-        self._folder = ClipFolder(path, sample_rate, validation=0, cache_limit=cache_limit, cache_dir=cache_dir)
-        self.path, self.sample_rate = self._folder.path, self._folder.sample_rate
+        self._folder = ClipFolder(
+            path, sample_rate, validation=0, codec=codec, cache_limit=cache_limit, cache_dir=cache_dir
+        )
+        self.path, self.sample_rate, self.codec = self._folder.path, self._folder.sample_rate, self._folder.codec
         self.skipped = self._folder.audit.skipped
         if not resample:
             self._check_rates()
@@ -135,33 +140,33 @@ class LabelledClips:
 
         Returns
         -------
-        codes : (B, T) array of uint8
+        codes : (B, T) array of the codec's type
             T is the length of the longest; the rest is silence.
         labels : (B,) array of str
         lengths : (B,) array of int64
             Samples of each clip.
         """
-        if batch < 1 or window < 1:
-            raise ConfigError(f"LabelledClips.batch: batch and window must be 1 or more, got {batch} and {window}")
+        where = "LabelledClips.batch"
+        batch, window = checks.whole(where, "batch", batch), checks.whole(where, "window", window)
         texts = [self.labels[i] for i in rng.integers(len(self.labels), size=batch)]
         clips = []
         for text in texts:
             codes = self._all[self._train[text][rng.integers(len(self._train[text]))]][1]
             if self.augment:
-                x = mulaw_decode(codes)
+                x = self.codec.decode(codes)
                 for change in self.augment:
                     x = change(x, self.sample_rate, rng)
-                codes = mulaw_encode(x)
+                codes = self.codec.encode(x)
             start = rng.integers(max(len(codes) - window, 0) + 1)
             clips.append(codes[start : start + window])
-        return _padded(clips, texts)
+        return self._rows(clips, texts)
 
     def train_clips(self):
-        """Return (path below the folder, 1-D uint8 codes, label) of each training clip, class by class."""
+        """Return (path below the folder, 1-D codes, label) of each training clip, class by class."""
         return self._listed(self._train)
 
     def validation_clips(self):
-        """Return (path below the folder, 1-D uint8 codes, label) of each held-out clip, class by class."""
+        """Return (path below the folder, 1-D codes, label) of each held-out clip, class by class."""
         return self._listed(self._validation)
 
     def validation_batches(self, batch, window):
@@ -169,7 +174,11 @@ class LabelledClips:
         clips = sorted(self.validation_clips(), key=lambda clip: len(clip[1]))
         for i in range(0, len(clips), batch):
             _, codes, texts = zip(*clips[i : i + batch], strict=True)
-            yield _padded(codes, texts), len(codes)
+            yield self._rows(codes, texts), len(codes)
+
+    def _rows(self, clips, texts):
+        codes, lengths = padded(clips, self.codec)
+        return codes, np.array(texts), lengths
 
     # checks -----------------------------------------------------------------------------------------------------------
     def _check_rates(self):
@@ -220,15 +229,10 @@ class LabelledClips:
         names = {i: self._all[i][0] for i in of_clip}
         if isinstance(validation, Callable):
             return {i for i, name in names.items() if validation(name)}
-        if isinstance(validation, Collection) and not isinstance(validation, str):
-            missing = sorted(set(validation) - set(names.values()))
-            if missing:
-                raise DataError(f"{self.path}: {len(missing)} clips to hold out are not among the clips: {missing[:3]}")
-            return {i for i, name in names.items() if name in set(validation)}
-        if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 <= validation < 1:
-            raise ConfigError(
-                f"LabelledClips: validation must be a share in [0, 1), paths or a function, got {validation!r}"
-            )
+        if finding.is_paths(validation):
+            held = finding.named(self.path, validation, names.values())
+            return {i for i, name in names.items() if name in held}
+        validation = finding.share("LabelledClips", validation, "paths or a function")
         held = set()
         for text in self.labels if validation else ():
             mine = [i for i in of_clip if of_clip[i] == text]
@@ -237,18 +241,9 @@ class LabelledClips:
                     f"{self.path}: class {text!r} must have 2 clips, one to train on and one to hold out, got 1; "
                     "validation=0 holds out none"
                 )
-            mine.sort(key=lambda i: hashlib.sha256(os.fsencode(f"{seed}:{names[i]}")).digest())
+            mine.sort(key=lambda i: finding.chance(seed, names[i]))
             held.update(mine[: min(max(1, round(validation * len(mine))), len(mine) - 1)])
         return held
 
     def _listed(self, clips):
         return [(*self._all[i][:2], text) for text in self.labels for i in clips[text]]
-
-
-def _padded(clips, texts):
-    """Clips of codes as one array, silence at their ends; their labels; their lengths."""
-    lengths = np.array([len(codes) for codes in clips], dtype=np.int64)
-    codes = np.full((len(clips), lengths.max()), SILENCE, dtype=np.uint8)
-    for row, clip in zip(codes, clips, strict=True):
-        row[: len(clip)] = clip
-    return codes, np.array(texts), lengths

@@ -8,7 +8,7 @@ import os
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from threading import Lock
 
-from wavedil.errors import ConfigError
+from wavedil.checks import whole
 
 HANDOVER = 3e-4  # seconds of work that pay for waking another thread: measured, 0.05 to 0.1 ms are lost by it
 
@@ -35,9 +35,7 @@ def check_threads(threads) -> int:
     """The number of threads to use: ``None`` means one a core. More than there are cores is allowed."""
     if threads is None:
         return cores()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ConfigError(f"threads must be None or a whole number of at least 1, got {threads!r}")
-    return threads
+    return whole("kernels", "threads", threads)
 
 
 def worth(threads, seconds) -> int:

@@ -5,8 +5,6 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any, Self, dataclass_transform
 
-import numpy as np
-
 from wavedil import checks
 from wavedil.errors import ConfigError
 from wavedil.kernels.pool import check_threads
@@ -97,9 +95,6 @@ class Config:
 class Model(Stored):
     """A network with a config, parameters on a device, and gradients with respect to some of them."""
 
-    config: Config
-    params: Parameters
-    buffers: dict[str, np.ndarray]
     device: str
     threads: int
 
@@ -114,11 +109,6 @@ class Model(Stored):
     def receptive_field(self) -> int:
         """Samples or rows that a prediction depends on."""
         return self.config.receptive_field
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the parameters and activations."""
-        return self.params.dtype
 
     def _needs(self, where: str, needs: Collection[str] | None) -> list[str]:
         """The names of the parameters whose gradients are needed, after checks; None: all."""

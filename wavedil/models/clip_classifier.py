@@ -12,9 +12,11 @@ that of the whole clip.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wavedil import checks
 from wavedil.errors import ConfigError, DataError, DTypeError, ShapeError
@@ -77,6 +79,7 @@ class ClipClassifier(Model):
     """
 
     Config = ClipClassifierConfig
+    config: ClipClassifierConfig
 
     def __init__(self, trunk, labels=None, *, pooling=None, attention_channels=None, seed=0, dtype=None, device=None,
                  recompute=False, threads=None, half_activations=False):  # fmt: skip
@@ -111,17 +114,17 @@ class ClipClassifier(Model):
         return f"ClipClassifier({len(c.labels)} labels, {c.pooling} pooling, {self.params.count:,} parameters)"
 
     @property
-    def labels(self):
+    def labels(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the scores."""
         return self.config.labels
 
     @property
-    def trunk_names(self):
+    def trunk_names(self) -> tuple[str, ...]:
         """Names of the parameters that came from the trunk."""
         return tuple(name for name in self.params if name.startswith(("input.", "blocks.")))
 
     # training ---------------------------------------------------------------------------------------------------------
-    def loss(self, codes, labels, lengths=None):
+    def loss(self, codes: np.ndarray, labels: ArrayLike, lengths: ArrayLike | None = None) -> float:
         """Mean nats of the clips' labels; the memory needed does not grow with the length.
 
         Parameters
@@ -147,7 +150,10 @@ class ClipClassifier(Model):
         targets = self._targets("loss", labels, len(codes))
         return self._score(self._pooled(codes, mask), targets)[0]
 
-    def loss_and_grads(self, codes, labels, lengths=None, into=None, *, needs=None):
+    def loss_and_grads(
+        self, codes: np.ndarray, labels: ArrayLike, lengths: ArrayLike | None = None, into: Mapping | None = None, *,
+        needs: Collection[str] | None = None,
+    ) -> tuple[float, Mapping]:  # fmt: skip
         """The loss and its gradient with respect to the parameters.
 
         Parameters
@@ -200,7 +206,7 @@ class ClipClassifier(Model):
             gated_stack.backward(d.x, saved_trunk, into=grads, threads=self.threads)
         return loss, grads
 
-    def calibrate(self, clips):
+    def calibrate(self, clips: Iterable[tuple]) -> Self:
         """Set the center and scale so that the pooled numbers have mean 0 and deviation 1 over some clips.
 
         Before training: pooled numbers differ in size a hundredfold, and the head learns slowly from such. The answers
@@ -220,14 +226,16 @@ class ClipClassifier(Model):
         pooled = [on_host(self._pooled(*row)) for row in rows]
         if not pooled:
             raise DataError("ClipClassifier.calibrate: clips must hold at least one, got none")
-        pooled = np.concatenate(pooled).astype(np.float64)
-        deviation = pooled.std(axis=0)
-        self.buffers["pooled.center"][...] = pooled.mean(axis=0)
+        together = np.concatenate(pooled).astype(np.float64)
+        deviation = together.std(axis=0)
+        self.buffers["pooled.center"][...] = together.mean(axis=0)
         self.buffers["pooled.scale"][...] = 1 / np.maximum(deviation, max(1e-3 * deviation.max(), 1e-6))
         return self
 
     # decisions --------------------------------------------------------------------------------------------------------
-    def predict_proba(self, codes, lengths=None):
+    def predict_proba(
+        self, codes: np.ndarray | Sequence[ArrayLike], lengths: ArrayLike | None = None
+    ) -> np.ndarray:
         """Probabilities (B, labels) of each clip.
 
         Parameters
@@ -253,11 +261,11 @@ class ClipClassifier(Model):
             out[some] = self.predict_proba(padded, size)
         return out
 
-    def predict(self, codes, lengths=None):
+    def predict(self, codes: np.ndarray | Sequence[ArrayLike], lengths: ArrayLike | None = None) -> np.ndarray:
         """The likeliest label of each clip, (B,) of str; arguments as in `predict_proba`."""
         return np.array(self.labels)[self.predict_proba(codes, lengths).argmax(axis=1)]
 
-    def evaluate(self, clips):
+    def evaluate(self, clips: Iterable[tuple]) -> Evaluation:
         """Accuracy, loss and confusions over labelled clips.
 
         Parameters
@@ -281,7 +289,7 @@ class ClipClassifier(Model):
         loss = float(nats.mean(dtype=np.float64))
         return Evaluation(float((predicted == truth).mean()), loss, confusion, np.array(self.labels)[predicted])
 
-    def init_stream(self, batch=1):
+    def init_stream(self, batch: int = 1) -> ClipStream:
         """State of so many streams that have heard nothing yet, for `stream`.
 
         The parameters are kept as they are now. It is the caller's: it can be copied (``copy()``) and reset
@@ -289,7 +297,7 @@ class ClipClassifier(Model):
         """
         return ClipStream(self, checks.whole("ClipClassifier.init_stream", "batch", batch))
 
-    def stream(self, codes, state, weights=None):
+    def stream(self, codes: np.ndarray, state: ClipStream, weights: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (B, labels) given all codes so far, these included.
 
         Parameters

@@ -6,7 +6,7 @@ import numpy as np
 
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import gated_stack, inplace, pooling
-from wavedil.ops.contract import on_host
+from wavedil.ops.contract import on_host, row_weights
 
 
 class ClipStream:
@@ -31,7 +31,7 @@ class ClipStream:
         """The pooled trunk of all codes so far; overwritten by the next call."""
         codes = np.asarray(codes)
         if weights is not None:  # before the trunk moves on
-            pooling.check_weights("ClipClassifier.stream", weights, codes.shape)
+            row_weights("ClipClassifier.stream", weights, codes.shape, zero=True)
         x = gated_stack.step_features(codes, self._trunk)
         inplace.relu(x)
         return pooling.step(

@@ -1,16 +1,35 @@
 """How a model is written to a file and read from one: what all models share."""
 
+import os
 import zlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, WavedilError
 from wavedil.ops.contract import on_host
 from wavedil.parameters import files
+from wavedil.parameters.store import Parameters
+
+PathLike = str | os.PathLike
 
 
 class Stored:
     """A model with ``params``, ``buffers``, ``config``, ``dtype`` and ``Config``, whose class takes a config."""
 
-    def save(self, path, *, step=None, params=None, extra=None):
+    config: Any
+    params: Parameters
+    buffers: dict[str, np.ndarray]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the parameters and activations."""
+        return self.params.dtype
+
+    def save(
+        self, path: PathLike, *, step: int | None = None, params: Mapping | None = None, extra: Mapping | None = None
+    ) -> None:
         """Write the parameters and the config to a safetensors file, atomically.
 
         Parameters
@@ -36,7 +55,7 @@ class Stored:
         files.write(path, tensors, about)
 
     @classmethod
-    def load(cls, path, **options):
+    def load(cls, path: PathLike, **options) -> Self:
         """The model that `save` wrote; options are those of the constructor that do not live in the file.
 
         Raises
@@ -78,7 +97,7 @@ class StoredStreams(Stored):
 
     rows_of: str
 
-    def save_stream(self, state, path):
+    def save_stream(self, state, path: PathLike) -> None:
         """Write a stream's state to a safetensors file, to go on with it in another process.
 
         Parameters

@@ -74,7 +74,7 @@ class TCNConfig(Config):
 
     def __post_init__(self):
         put = self._set
-        put("dilations", check_dilations(self.dilations, self.kernel_size))
+        put("dilations", check_dilations(self.dilations, self.kernel_size, "TCNConfig"))
         self._check_plain_fields(classes=0)
         channels = self.channels
         if not isinstance(channels, tuple | list):

@@ -3,6 +3,7 @@
 from functools import cached_property
 
 from wavedil import checks
+from wavedil.audio.codecs import CODECS
 from wavedil.errors import ConfigError
 from wavedil.models.base import Config, checked_dataclass
 from wavedil.ops import gated_stack
@@ -26,7 +27,7 @@ class WaveNetConfig(Config):
     sample_rate : int
         Hz of the audio that the codes stand for.
     codec : str
-        ``"mulaw"``, or ``"none"`` for codes that are not audio.
+        Of `wavedil.audio.CODECS`, such as ``"mulaw"`` (8 bits); ``"none"`` for codes that are not audio.
     condition_channels : int
         Width of the condition; 0 for none. With speakers it defaults to ``residual_channels``.
     condition_hop : int
@@ -58,12 +59,15 @@ class WaveNetConfig(Config):
 
     def __post_init__(self):
         where = "WaveNetConfig"
-        self._set("dilations", check_dilations(self.dilations, self.kernel_size))
+        self._set("dilations", check_dilations(self.dilations, self.kernel_size, where))
         self._check_plain_fields(condition_channels=0, condition_hop=0, speakers=0)
-        checks.one_of(where, "codec", self.codec, ("mulaw", "none"))
+        checks.one_of(where, "codec", self.codec, CODECS)
         checks.one_of(where, "condition_interpolation", self.condition_interpolation, gated_stack.INTERPOLATIONS)
-        if self.codec == "mulaw" and self.classes > 256:
-            raise ConfigError(f"{where}: classes must be at most 256, the codes of mu-law, got {self.classes}")
+        most = CODECS[self.codec].classes
+        if most is not None and self.classes > most:
+            raise ConfigError(
+                f"{where}: classes must be at most {most}, the codes of {self.codec!r}, got {self.classes}"
+            )
         if self.speakers and not self.condition_channels:
             self._set("condition_channels", self.residual_channels)
 

@@ -10,7 +10,6 @@ FAMILIES = (
     "conv1d", "conv2d", "separable", "gated_block", "gated_stack", "tcn_stack", "embedding", "cross_entropy", "loss",
     "activation", "norm", "dropout", "upsample", "pooling", "window_pooling", "attention", "update",
 )  # fmt: skip
-NOT_YET_ON_CUDA = frozenset()  # a family outside this set must have a cuda.py
 
 
 def __getattr__(name):

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wavedil.checks import whole
-from wavedil.errors import ConfigError, DTypeError, ShapeError
+from wavedil.errors import ConfigError, DTypeError, OutOfMemoryError, ShapeError
 
 BACKENDS = ("reference", "cpu", "cuda")
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+ROWS = 2**31 - 1  # rows that a setting may reach over, at most
 
 
 # ---- backends --------------------------------------------------------------------------------------------------------
@@ -101,28 +103,74 @@ def fits(shape, expected):
     )
 
 
+def alike(*values):
+    """The values, lists among them as arrays of the dtype of the first one that is an array of floats.
+
+    Numbers in a list have no precision of their own: they take that of the arrays beside them, or else float32. Other
+    libraries' arrays on the host become NumPy's. For the arguments of a door whose dtypes must agree.
+    """
+    values = [np.asarray(v) if hasattr(v, "__array__") and not isinstance(v, np.ndarray) and not is_device_array(v)
+              else v for v in values]  # fmt: skip
+    if any(isinstance(v, list | tuple) for v in values):
+        dtypes = (np.dtype(v.dtype) for v in values if hasattr(v, "dtype"))
+        dtype = next((d for d in dtypes if d.kind == "f"), np.float32)
+        values = [_numbers(v, dtype) if isinstance(v, list | tuple) else v for v in values]
+    return values
+
+
 def floats(where, name, value, shape, dtype=None, *, like="x"):
-    """The array, C-contiguous, after checking that it is of floats (of ``dtype`` if given) and of this shape."""
+    """The array, C-contiguous, after checking that it is of floats (of ``dtype`` if given) and of this shape.
+
+    Lists become arrays of ``dtype``, or of float32. What has ``__array__`` (a CPU tensor of torch, say) is taken as
+    NumPy sees it, in the same memory.
+    """
+    if isinstance(value, list | tuple):
+        value = _numbers(value, np.float32 if dtype is None else dtype)
     return _array(where, name, value, shape, dtype, like, "f", "an array of floats")
 
 
 def integers(where, name, value, shape):
-    """The array, C-contiguous, after checking that it is of integers and of this shape (None: any)."""
+    """The array, C-contiguous, after checking that it is of integers and of this shape (None: any); lists as above."""
     return _array(where, name, value, shape, None, "", "iu", "an array of integers")
 
 
+def _numbers(value, dtype):
+    """A list of numbers as an array of this dtype; what is no such list stays what it is, for an error's text."""
+    try:
+        array = np.asarray(value)
+        return array.astype(dtype) if array.dtype.kind in "fiu" else value
+    except (TypeError, ValueError):  # of unequal lengths
+        return value
+
+
 def _array(where, name, value, shape, dtype, like, kinds, wanted):
-    if is_device_array(value):
-        value = _device_array(where, name, value)
-    elif not isinstance(value, np.ndarray):
-        raise DTypeError(f"{where}: {name} must be {wanted}, got {type(value).__name__}")
+    value = _seen(where, name, value, wanted)
     if value.dtype.kind not in kinds or not value.dtype.isnative:
         raise DTypeError(f"{where}: {name} must be {wanted}, got {value.dtype}")
     if shape is not None and not fits(value.shape, shape):
         raise ShapeError(f"{where}: {name} must be {spell(shape)}, got {value.shape}")
     if dtype is not None and value.dtype != dtype:
+        if np.dtype(dtype) not in FLOATS and value.dtype in FLOATS:  # then the other one is to blame
+            raise DTypeError(f"{where}: {like} must be float32 or float64, got {np.dtype(dtype)}")
         raise DTypeError(f"{where}: {name} must be {np.dtype(dtype)} as {like} is, got {value.dtype}")
     return value if is_device_array(value) else np.require(value, requirements="CA")
+
+
+def _seen(where, name, value, wanted):
+    """A device array, or what NumPy makes an array of."""
+    if is_device_array(value):
+        return _device_array(where, name, value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise DTypeError(f"{where}: {name} must be a plain array, got a masked one, whose mask would not be seen")
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # any library's reason why its array is none of NumPy's
+        raise DTypeError(f"{where}: {name} must be {wanted}, got {type(value).__name__}: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"{where}: {name} must be {wanted}, got {type(value).__name__}")
+    return array
 
 
 def in_range(where, name, codes, classes):
@@ -133,20 +181,22 @@ def in_range(where, name, codes, classes):
         raise ShapeError(f"{where}: {name} must lie in [0, {classes}), got {low if low < 0 else high}")
 
 
-def between(where, name, values, low, high):
-    """Check that numbers lie in [low, high]. Those on a device are copied to the host for it, which waits."""
+def between(where, name, values, low, high, shares=None):
+    """Check that numbers lie in [low, high], but for rows of share 0. Those on a device are waited for."""
     values = on_host(values)
+    if shares is not None:
+        values = values[on_host(shares) != 0]
     if not (values.min() >= low and values.max() <= high):  # so that NaN is out of range
         raise ShapeError(f"{where}: {name} must lie in [{low}, {high}], got {values.min()} to {values.max()}")
 
 
 def per_axis(where, name, value, axes, least=1):
-    """An integer setting of each axis; one number is for all of them."""
+    """An integer setting of each axis, below 2^31; one number is for all of them."""
     if axes > 1 and isinstance(value, tuple | list):
         if len(value) != axes:
             raise ConfigError(f"{where}: {name} must be one whole number or two, got {value!r}")
-        return tuple(whole(where, name, number, least) for number in value)
-    return (whole(where, name, value, least),) * axes
+        return tuple(whole(where, name, number, least, ROWS) for number in value)
+    return (whole(where, name, value, least, ROWS),) * axes
 
 
 def padding(where, value, spans):
@@ -159,7 +209,7 @@ def padding(where, value, spans):
     elif isinstance(value, tuple | list) and len(value) == 2:
         sides = (value,) if len(spans) == 1 else value
         if all(isinstance(side, tuple | list) and len(side) == 2 for side in sides):
-            return tuple(tuple(whole(where, "padding", n, 0) for n in side) for side in sides)
+            return tuple(tuple(whole(where, "padding", n, 0, ROWS) for n in side) for side in sides)
     explicit = "(before, after)" if len(spans) == 1 else "((above, below), (left, right))"
     raise ConfigError(f"{where}: padding must be 'causal', 'same', 'valid' or {explicit}, got {value!r}")
 
@@ -207,9 +257,30 @@ def _overlap(a, b):
     return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.may_share_memory(a, b)
 
 
-def zeros(shape, dtype, like):
+def zeros(shape, dtype, like=None):
     """Zeros where ``like`` is."""
-    return like.engine.zeros(shape, dtype) if is_device_array(like) else np.zeros(shape, dtype)
+    if is_device_array(like):
+        return like.engine.zeros(shape, dtype)
+    try:
+        return np.zeros(shape, dtype)
+    except (MemoryError, ValueError):  # the latter beyond the address space
+        raise OutOfMemoryError(f"an array of {np.dtype(dtype)} of shape {tuple(shape)} does not fit") from None
+
+
+def float_type(where, value):
+    """A state's dtype, float32 or float64."""
+    try:
+        if np.dtype(value) in FLOATS:
+            return np.dtype(value)
+    except TypeError:
+        pass
+    raise ConfigError(f"{where}: dtype must be float32 or float64, got {value!r}")
+
+
+def same_batch(where, x, state):
+    """Check that so many streams come as the state is of."""
+    if state.ndim and x.shape[0] != state.shape[0]:
+        raise ShapeError(f"{where}: x must have {state.shape[0]} streams, as the state has, got {x.shape}")
 
 
 def target(where, name, array, shape, dtype, like=None):
@@ -245,27 +316,36 @@ def number(array):
     return float(on_host(array)[0])
 
 
+def row_weights(where, weights, shape, *, axis=None, zero=False):
+    """Weights of rows as a NumPy array, and their sums (along an axis, or of all), after checks.
+
+    They are numbers or booleans of this shape, finite and at least 0; a sum is above 0, but where ``zero`` lets it be.
+    Those on a device are waited for.
+    """
+    weights = _seen(where, "weights", on_host(weights), "an array of numbers")
+    if weights.dtype.kind not in "fiub":
+        raise DTypeError(f"{where}: weights must be an array of numbers, got {weights.dtype}")
+    if weights.shape != tuple(shape):
+        raise ShapeError(f"{where}: weights must be {spell(shape)}, got {weights.shape}")
+    totals = weights.sum(axis, dtype=np.float64)
+    if not (weights.min() >= 0 and np.isfinite(totals).all() and (zero or np.min(totals) > 0)):
+        wanted = "" if zero else " and not all 0" if axis is None else " and not all 0 in an item"
+        raise ShapeError(
+            f"{where}: weights must be finite, at least 0{wanted}, got a least of {weights.min()} "
+            f"and a sum of {np.min(totals)}"
+        )
+    return weights, totals
+
+
 def shares(where, weights, out, parts=1):
     """Fill ``out`` with the weights of rows, divided by ``parts`` times their sum; None: all the same. Returns it."""
-    if is_device_array(out):  # on the host, which waits for weights that lie on a device
-        if is_device_array(weights):
-            weights = floats(where, "weights", weights, out.shape, out.dtype).to_host()
-        out.set(shares(where, weights, np.empty(out.shape, out.dtype), parts))
-        return out
     if weights is None:
         out.fill(1 / (parts * out.size))
-        return out
-    if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "fiub":
-        raise DTypeError(f"{where}: weights must be an array of numbers, got {getattr(weights, 'dtype', weights)!r}")
-    if weights.shape != out.shape:
-        raise ShapeError(f"{where}: weights must be {out.shape}, got {weights.shape}")
-    total = float(weights.sum(dtype=np.float64))
-    if not (np.isfinite(total) and total > 0 and weights.min() >= 0):
-        raise ShapeError(
-            f"{where}: weights must be finite, at least 0 and not all 0, got a least of {weights.min()} "
-            f"and a sum of {total}"
-        )
-    np.divide(weights, parts * total, out=out, casting="same_kind")
+    elif is_device_array(out):
+        out.set(shares(where, weights, np.empty(out.shape, out.dtype), parts))
+    else:
+        weights, total = row_weights(where, weights, out.shape)
+        np.divide(weights, parts * float(total), out=out, casting="same_kind")
     return out
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from wavedil.checks import whole
 from wavedil.errors import ConfigError
 from wavedil.ops import inplace
 from wavedil.parameters import names as naming
@@ -68,6 +69,7 @@ class Adapters:
         self.targets = tuple(f"{layer}.weight" for layer in layers if layer in chosen)
         self.base = Parameters({name: params.shapes[name] for name in self.targets}, params.dtype, params.device)
         self.base.load({name: params[name] for name in self.targets})
+        rank = whole("LoRA", "rank", rank)
         self.scale, self.seed = alpha / rank, seed
         self.shapes: dict[str, tuple[int, int]] = {}
         for name, w in self.base.items():

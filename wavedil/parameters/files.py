@@ -1,8 +1,7 @@
 """Checkpoint files: safetensors with one JSON metadata key, written so that a kill at any moment loses nothing.
 
-A file is written beside its final name, flushed to the disk and renamed over it; the folder is flushed as well. So
-under the final name there is always a whole file: the old one or the new one. A checksum in the metadata tells a
-damaged file from a good one, which the safetensors format by itself does not.
+Under its name there is always a whole file, the old one or the new one: see `wavedil.files`. A checksum in the metadata
+tells a damaged file from a good one, which the safetensors format by itself does not.
 """
 
 import json
@@ -17,10 +16,13 @@ import safetensors
 import safetensors.numpy
 
 from wavedil.errors import CheckpointError
+from wavedil.files import sweep, write_atomically
 from wavedil.ops.contract import on_host
 
 FORMAT = 1
 KEY = "wavedil"
+
+__all__ = ["FORMAT", "KEY", "library_version", "read", "read_metadata", "sweep", "write", "write_bytes"]
 
 
 def write(
@@ -56,7 +58,7 @@ def write(
         raise CheckpointError(f"{path}: metadata must be finite JSON values: {error}") from error
     about["checksum"] = _checksum(arrays, about)
     text = json.dumps(about, sort_keys=True)
-    replace(path, safetensors.numpy.save(arrays, {KEY: text}), writer)
+    write_bytes(path, safetensors.numpy.save(arrays, {KEY: text}), writer)
 
 
 def read(path: str | os.PathLike, kind: str | None = None) -> tuple[dict[str, np.ndarray], dict]:
@@ -87,8 +89,8 @@ def read_metadata(path: str | os.PathLike, kind: str | None = None) -> dict:
     return _read(path, kind, with_tensors=False)[1]
 
 
-def replace(path: str | os.PathLike, data: bytes, writer: Callable | None = None) -> None:
-    """Put `data` under `path` atomically: a temporary file in the same folder, fsync, rename, fsync the folder.
+def write_bytes(path: str | os.PathLike, data: bytes, writer: Callable | None = None) -> None:
+    """Put bytes under a path atomically (`wavedil.files.write_atomically`); missing folders above it are made.
 
     Raises
     ------
@@ -96,35 +98,11 @@ def replace(path: str | os.PathLike, data: bytes, writer: Callable | None = None
         The operating system refused. What was there before is untouched.
     """
     path = Path(path)
-    # The process id keeps two writers apart; a temporary file that a kill left behind is swept by its owner.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                (writer or _write_all)(file, data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable by itself
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_atomically(path, data, writer=writer)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def sweep(path: str | os.PathLike) -> None:
-    """Remove temporary files that killed writers of `path` left behind."""
-    path = Path(path)
-    if path.parent.is_dir():
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            left.unlink(missing_ok=True)
 
 
 def library_version() -> str:
@@ -133,10 +111,6 @@ def library_version() -> str:
         return version("wavedil")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _write_all(file, data: bytes) -> None:
-    file.write(data)
 
 
 def _read(path, kind, with_tensors: bool) -> tuple[dict[str, np.ndarray], dict]:

@@ -18,9 +18,12 @@ rule for two dimensions (`hybrid_2d`) is a heuristic, and kept apart.
 Everything here takes numbers and callables, no models, and needs NumPy alone.
 """
 
-from wavedil.receptive.coverage import (
+from wavedil.receptive.designer import BLOCKS, Cost, DilationStack, cost, design
+from wavedil.receptive.durations import milliseconds, samples
+from wavedil.receptive.images import Hybrid, hybrid_2d, multiplicity_2d
+from wavedil.receptive.probe import Measured, measure
+from wavedil.receptive.stacks import (
     Analysis,
-    Hybrid,
     analyse,
     cautions,
     check_dilations,
@@ -28,18 +31,12 @@ from wavedil.receptive.coverage import (
     first_hole,
     gridding,
     holes,
-    hybrid_2d,
-    milliseconds,
     multiplicity,
-    multiplicity_2d,
     receptive_field,
-    samples,
 )
-from wavedil.receptive.designer import BLOCKS, Cost, Schedule, cost, design
-from wavedil.receptive.probe import Measured, measure
 
 __all__ = [
-    "BLOCKS", "Analysis", "Cost", "Hybrid", "Measured", "Schedule", "analyse", "cautions", "check_dilations", "cost",
-    "design", "evenness", "first_hole", "gridding", "holes", "hybrid_2d", "measure", "milliseconds", "multiplicity",
-    "multiplicity_2d", "receptive_field", "samples",
+    "BLOCKS", "Analysis", "Cost", "DilationStack", "Hybrid", "Measured", "analyse", "cautions", "check_dilations",
+    "cost", "design", "evenness", "first_hole", "gridding", "holes", "hybrid_2d", "measure", "milliseconds",
+    "multiplicity", "multiplicity_2d", "receptive_field", "samples",
 ]

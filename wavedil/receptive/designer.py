@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from wavedil.checks import one_of, whole
 from wavedil.errors import ConfigError
-from wavedil.receptive import coverage
+from wavedil.receptive.stacks import LAGS, analyse
 
 
 class Cost(NamedTuple):
@@ -48,14 +49,14 @@ def cost(blocks: int, kernel_size: int, channels: int, block: str = "wavenet") -
     Raises
     ------
     ConfigError
-        If a number is not a whole number of at least 1, or there is no such block.
+        If a number is not an integer of at least 1, or there is no such block.
 
     Examples
     --------
     >>> cost(20, 2, 32)
     Cost(parameters=125440, multiply_adds=122880)
     """
-    blocks, k, c = (coverage.whole("cost", name, value) for name, value in
+    blocks, k, c = (whole("cost", name, value) for name, value in
                     (("blocks", blocks), ("kernel_size", kernel_size), ("channels", channels)))
     kind = _kind("cost", block)
     p, m = kind.parameters, kind.multiply_adds
@@ -63,13 +64,11 @@ def cost(blocks: int, kernel_size: int, channels: int, block: str = "wavenet") -
 
 
 def _kind(where, block):
-    if block not in BLOCKS:
-        raise ConfigError(f"{where}: block must be {', '.join(map(repr, BLOCKS))}, got {block!r}")
-    return BLOCKS[block]
+    return BLOCKS[one_of(where, "block", block, BLOCKS)]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class DilationStack:
     """A suggestion of `design`."""
 
     name: str
@@ -88,10 +87,10 @@ class Schedule:
 
 
 def design(field: int, kernel_size: int = 2, blocks: int = 20, *, channels: int = 32, block: str = "wavenet",
-           clip: int | None = None, window: int | None = None) -> list[Schedule]:
-    """Schedules of dilations that see a field of at least so many samples without a hole, with the cost of each.
+           clip: int | None = None, window: int | None = None) -> list[DilationStack]:
+    """Stacks of dilations that see a field of at least so many samples without a hole, with the cost of each.
 
-    Suggested are powers of 2, 3 and 4, and of the largest base without holes; cycles of doubling; and schedules fitted
+    Suggested are powers of 2, 3 and 4, and of the largest base without holes; cycles of doubling; and stacks fitted
     to the field, of one to three cycles, once with the fewest blocks and once with all: the dilations of a cycle grow
     by the smallest factor that reaches the field, and never beyond what the rule of `first_hole` allows.
 
@@ -112,7 +111,7 @@ def design(field: int, kernel_size: int = 2, blocks: int = 20, *, channels: int 
 
     Returns
     -------
-    list of Schedule
+    list of DilationStack
         The cheapest first; of equally many blocks, the closest to the wanted field first.
 
     Raises
@@ -123,17 +122,17 @@ def design(field: int, kernel_size: int = 2, blocks: int = 20, *, channels: int 
 
     Examples
     --------
-    >>> for schedule in design(300, kernel_size=2, blocks=12)[:2]:
-    ...     print(schedule.name, schedule.dilations, schedule.receptive_field)
+    >>> for stack in design(300, kernel_size=2, blocks=12)[:2]:
+    ...     print(stack.name, stack.dilations, stack.receptive_field)
     fitted (1, 2, 3, 6, 12, 22, 40, 75, 138) 300
     powers of 2 (1, 2, 4, 8, 16, 32, 64, 128, 256) 512
     """
     where = "design"
-    field, blocks, channels = (coverage.whole(where, name, value) for name, value in
+    field, blocks, channels = (whole(where, name, value) for name, value in
                                (("field", field), ("blocks", blocks), ("channels", channels)))
-    kernel_size = coverage.whole(where, "kernel_size", kernel_size, 2)
-    if field > coverage.LAGS:
-        raise ConfigError(f"{where}: field must be at most {coverage.LAGS:,} samples, got {field:,}")
+    kernel_size = whole(where, "kernel_size", kernel_size, 2)
+    if field > LAGS:
+        raise ConfigError(f"{where}: field must be at most {LAGS:,} samples, got {field:,}")
     convolutions = _kind(where, block).convolutions
     base = 1 + (kernel_size - 1) * convolutions
     if base**blocks < field:
@@ -144,13 +143,13 @@ def design(field: int, kernel_size: int = 2, blocks: int = 20, *, channels: int 
     found: dict[tuple[int, ...], str] = {}
     for name, dilations in _candidates(field, kernel_size - 1, convolutions, base, blocks):
         found.setdefault(dilations, name)
-    schedules = []
+    stacks = []
     for dilations, name in found.items():
         layers = _layers(dilations, convolutions)
-        seen = coverage.analyse(layers, kernel_size, clip=clip, window=window)
-        schedules.append(Schedule(name, dilations, kernel_size, block, seen.receptive_field, seen.evenness,
+        seen = analyse(layers, kernel_size, clip=clip, window=window)
+        stacks.append(DilationStack(name, dilations, kernel_size, block, seen.receptive_field, seen.evenness,
                                   cost(len(dilations), kernel_size, channels, block), seen.cautions))
-    return sorted(schedules, key=lambda s: (len(s.dilations), s.receptive_field))
+    return sorted(stacks, key=lambda s: (len(s.dilations), s.receptive_field))
 
 
 def _layers(dilations, convolutions):

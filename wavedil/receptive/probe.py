@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavedil.checks import one_of, whole
 from wavedil.errors import ConfigError, DataError, ShapeError
-from wavedil.receptive.coverage import whole
 
 
 class Measured(NamedTuple):
@@ -77,8 +77,7 @@ def measure(fn, x, *, by="perturbation", at: int | None = None) -> Measured:
     x = np.asarray(x)
     if not 1 <= x.ndim <= 3 or not x.size:
         raise ShapeError(f"{where}: x must be (T,), (B, T) or (B, T, C), none of them 0, got {x.shape}")
-    if by not in ("perturbation", "gradient"):
-        raise ConfigError(f"{where}: by must be 'perturbation' or 'gradient', got {by!r}")
+    one_of(where, "by", by, ("perturbation", "gradient"))
     axis = min(x.ndim - 1, 1)
     rows = x.shape[axis]
     at = rows // 2 if at is None else whole(where, "at", at, 0)

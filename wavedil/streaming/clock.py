@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavedil.errors import ConfigError
+from wavedil.checks import whole
 
 
 class Clock:
@@ -33,15 +33,13 @@ class Clock:
     """
 
     def __init__(self, rate, buffer=2, live_input=True):
-        if isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1:
-            raise ConfigError(f"Clock: buffer must be a whole number of blocks from 1 up, got {buffer!r}")
-        self.rate, self.buffer, self.live_input = rate, buffer, live_input
+        self.rate, self.buffer, self.live_input = rate, whole("Clock", "buffer", buffer), live_input
         self.underruns = self.overruns = 0
         self._came = 0.0  # when the latest block of the input was complete
         self._ready = 0.0  # when the latest result was
         self._due = None  # when the player wants the next one
         self._starts = collections.deque()  # of the blocks that may still wait
-        self._played = collections.deque(maxlen=buffer)  # when the latest blocks began to play
+        self._played = collections.deque(maxlen=self.buffer)  # when the latest blocks began to play
 
     def add(self, samples, seconds):
         """A block of so many samples took so long."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavedil.checks import number, unknown_key, whole
 from wavedil.errors import ConfigError
 from wavedil.ops import inplace
 from wavedil.parameters import adapters
@@ -41,8 +42,7 @@ class LoRA:
     targets: tuple[str, ...] = ("*",)
 
     def __post_init__(self):
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ConfigError(f"LoRA: rank must be a whole number of at least 1, got {self.rank!r}")
+        object.__setattr__(self, "rank", whole("LoRA", "rank", self.rank))
         alpha = float(self.rank) if self.alpha is None else self.alpha
         object.__setattr__(self, "alpha", _positive("LoRA", "alpha", alpha))
         object.__setattr__(self, "targets", naming.listed(self.targets, "LoRA: targets"))
@@ -68,7 +68,7 @@ class FineTune:
     lr_scale : pairs of (pattern, float)
         Factors on the learning rate.
     decay_scale : pairs of (pattern, float)
-        Factors on the weight decay of AdamW; 0 for none.
+        Factors on the optimizer's weight decay; 0 for none.
     unfreeze : pairs of (pattern, int)
         Trains only after so many steps: gradual unfreezing (Howard & Ruder, arXiv:1801.06146, section 3.3).
     lora : LoRA, optional
@@ -96,11 +96,11 @@ class FineTune:
     def __post_init__(self):
         for name in ("freeze", "train"):
             object.__setattr__(self, name, naming.listed(getattr(self, name), f"FineTune: {name}"))
-        for name, check in (("lr_scale", _positive), ("decay_scale", _number), ("unfreeze", _step)):
+        for name, check in (("lr_scale", _positive), ("decay_scale", _least_0), ("unfreeze", _steps)):
             object.__setattr__(self, name, _pairs(name, getattr(self, name), check))
         if self.lora is not None and not isinstance(self.lora, LoRA):
             raise ConfigError(f"FineTune: lora must be a LoRA or None, got {self.lora!r}")
-        _number("FineTune", "l2_start", self.l2_start)
+        object.__setattr__(self, "l2_start", _least_0("FineTune", "l2_start", self.l2_start))
 
     def to_dict(self) -> dict:
         """Return what is not default, as plain JSON types."""
@@ -271,8 +271,11 @@ def _groups(trained, shapes, params, recipe, optimizer, everything):
                 raise ConfigError(f"{where}: {pattern!r} must fit something that trains, but all it fits is frozen")
             found.update(dict.fromkeys(fits, value))
         settings[field] = found
-    if recipe.decay_scale and not isinstance(optimizer, optimizers.AdamW):
-        raise ConfigError(f"FineTune: decay_scale needs the optimizer AdamW, got {type(optimizer).__name__}")
+    if recipe.decay_scale and not hasattr(optimizer, "weight_decay"):
+        kind = type(optimizer).__name__
+        raise ConfigError(f"FineTune: decay_scale needs an optimizer with weight_decay, such as AdamW, got {kind}")
+    decayed = set(optimizer.decayed(shapes))
+    settings["decay_scale"].update((name, 0.0) for name in trained if name not in decayed)
     keys = {name: tuple(settings[field][name] for field in settings) for name in trained}
     ordered = [name for key in dict.fromkeys(keys.values()) for name in trained if keys[name] == key]
     values = Parameters({name: shapes[name] for name in ordered}, params.dtype, params.device)
@@ -283,7 +286,7 @@ def _groups(trained, shapes, params, recipe, optimizer, everything):
         end = values.offsets[after[0]] if after else values.flat.size
         lr_scale, decay_scale, first = key
         theirs = optimizer
-        if isinstance(optimizer, optimizers.AdamW):
+        if hasattr(optimizer, "weight_decay"):
             theirs = dataclasses.replace(optimizer, weight_decay=optimizer.weight_decay * decay_scale)
         groups.append(Group(names, slice(values.offsets[names[0]], end), theirs, lr_scale, first))
     return groups, values
@@ -300,27 +303,21 @@ def _pairs(name, pairs, check):
     return tuple((pattern, check("FineTune", f"{name} of {pattern!r}", value)) for pattern, value in pairs)
 
 
-def _number(where, name, value):
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigError(f"{where}: {name} must be a number of at least 0, got {value!r}")
-    return float(value)
+def _least_0(where, name, value):
+    return number(where, name, value, "a number of at least 0", lambda value: value >= 0)
 
 
 def _positive(where, name, value):
-    if _number(where, name, value) == 0:
-        hint = "; to freeze, use freeze" if where == "FineTune" else ""
-        raise ConfigError(f"{where}: {name} must be above 0, got {value!r}{hint}")
-    return float(value)
+    hint = " (to freeze, use freeze)" if where == "FineTune" else ""
+    return number(where, name, value, f"a number above 0{hint}", lambda value: value > 0)
 
 
-def _step(where, name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{where}: {name} must be a whole number of steps, got {value!r}")
-    return value
+def _steps(where, name, value):
+    return whole(where, name, value, 0)
 
 
 def _known(where, kind, about):
     known = [field.name for field in dataclasses.fields(kind)]
     for key in about:
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}; near: {naming.near(str(key), known)}")
+            raise unknown_key(where, key, known)

@@ -1,7 +1,8 @@
 """Schedules: factors on the learning rate as functions of the step.
 
-A schedule is a frozen dataclass. Called with the number of steps done so far (0 before the first), it gives the factor
-for the next one. They nest, and go to plain dicts and back, so that a checkpoint holds them.
+A schedule is a frozen dataclass, made known by ``@register``. Called with the number of steps done so far (0 before
+the first), it gives the factor for the next one. They nest, and go to plain dicts and back, so that a checkpoint holds
+them.
 
 >>> rate = cosine(1000, warmup=10)
 >>> [round(rate(step), 3) for step in (0, 9, 10, 505, 999, 2000)]
@@ -11,27 +12,25 @@ True
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+from wavedil.checks import number, whole
 from wavedil.errors import ConfigError
+from wavedil.training.registry import Named, Registry
 
 
-class Schedule:
+class Schedule(Named):
     """Base of the schedules: ``schedule(step)`` is the factor for the step that follows `step` steps."""
 
     def __call__(self, step: int) -> float:
         raise NotImplementedError
 
-    def to_dict(self) -> dict:
-        """Return the name of the class as ``kind``, and the fields."""
-        out = {"kind": type(self).__name__}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            out[field.name] = value.to_dict() if isinstance(value, Schedule) else value
-        return out
+
+registry = Registry("schedules", Schedule)
+register, from_dict = registry.register, registry.from_dict
 
 
+@register
 @dataclass(frozen=True)
 class Constant(Schedule):
     """Always 1."""
@@ -40,6 +39,7 @@ class Constant(Schedule):
         return 1.0
 
 
+@register
 @dataclass(frozen=True)
 class Exponential(Schedule):
     """From 1 at step 0 to `final` at step `steps` by equal ratios: ``final ** (step / steps)``; then `final`."""
@@ -48,8 +48,7 @@ class Exponential(Schedule):
     final: float = 0.01
 
     def __post_init__(self):
-        _whole("Exponential", "steps", self.steps, 1)
-        _share("Exponential", "final", self.final)
+        self._set(steps=whole("Exponential", "steps", self.steps), final=_share("Exponential", "final", self.final))
         if self.final == 0:
             raise ConfigError("Exponential: final must be above 0 (equal ratios never reach it), got 0")
 
@@ -57,6 +56,7 @@ class Exponential(Schedule):
         return self.final ** min(step / self.steps, 1.0)
 
 
+@register
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """From 1 at step 0 to `final` at step `steps` along half a cosine; `final` from then on.
@@ -69,13 +69,13 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self):
-        _whole("Cosine", "steps", self.steps, 1)
-        _share("Cosine", "final", self.final)
+        self._set(steps=whole("Cosine", "steps", self.steps), final=_share("Cosine", "final", self.final))
 
     def __call__(self, step):
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
 
 
+@register
 @dataclass(frozen=True)
 class Warmup(Schedule):
     """Rise in a straight line over `steps` steps, ``(step + 1) / steps``, to where `then` begins."""
@@ -84,7 +84,7 @@ class Warmup(Schedule):
     then: Schedule = Constant()
 
     def __post_init__(self):
-        _whole("Warmup", "steps", self.steps, 1)
+        self._set(steps=whole("Warmup", "steps", self.steps))
         if not isinstance(self.then, Schedule):
             raise ConfigError(f"Warmup: then must be a schedule, got {self.then!r}")
 
@@ -114,44 +114,16 @@ def warmup(steps: int, then: Schedule | None = None) -> Schedule:
     return Warmup(steps, Constant() if then is None else then)
 
 
-def from_dict(about: Mapping) -> Schedule:
-    """Return the schedule that ``schedule.to_dict()`` describes.
-
-    Raises
-    ------
-    ConfigError
-        Unknown kind, unknown or missing field, or an impossible value.
-    """
-    kinds = {kind.__name__: kind for kind in (Constant, Exponential, Cosine, Warmup)}
-    if not isinstance(about, Mapping) or about.get("kind") not in kinds:
-        raise ConfigError(f"schedules: expected a dict whose kind is one of {', '.join(kinds)}, got {about!r}")
-    settings = {name: value for name, value in about.items() if name != "kind"}
-    if "then" in settings:
-        settings["then"] = from_dict(settings["then"])
-    try:
-        return kinds[about["kind"]](**settings)
-    except TypeError as error:
-        raise ConfigError(f"schedules: {about['kind']} does not take {sorted(settings)}: {error}") from error
-
-
 def _after(warmup, schedule):
-    _whole("schedules", "warmup", warmup, 0)
-    return Warmup(warmup, schedule) if warmup else schedule
+    return Warmup(warmup, schedule) if whole("schedules", "warmup", warmup, 0) else schedule
 
 
 def _rest(name, steps, warmup):
-    _whole(name, "steps", steps, 1)
-    _whole(name, "warmup", warmup, 0)
+    steps, warmup = whole(name, "steps", steps), whole(name, "warmup", warmup, 0)
     if warmup >= steps:
         raise ConfigError(f"{name}: warmup must be shorter than all {steps} steps, got {warmup}")
     return steps - warmup
 
 
-def _whole(where, name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{where}: {name} must be a whole number of at least {least}, got {value!r}")
-
-
 def _share(where, name, value):
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ConfigError(f"{where}: {name} must be in [0, 1], got {value!r}")
+    return number(where, name, value, "in [0, 1]", lambda value: 0 <= value <= 1)

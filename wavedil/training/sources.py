@@ -1,11 +1,14 @@
 """Training data that is no folder of audio: arrays in memory, and generators of batches.
 
-A source has ``batch(rng, batch, window)``, which returns the arguments of ``model.loss_and_grads``. What is random in
-it comes from ``rng``, whose state the trainer saves, so that a resumed run sees the same batches.
+A source has ``batch(rng, batch, window)``, which returns the arguments of ``model.loss_and_grads``: a tuple, with a
+dict of keyword arguments at the end, if there are any. What is random in it comes from ``rng``, whose state the trainer
+saves, so that a resumed run sees the same batches. One to validate with has ``validation_batches(batch, window)``,
+which yields such arguments of ``model.loss``, and how much they count: the loss is the mean over all of them.
 """
 
 import numpy as np
 
+from wavedil.checks import whole
 from wavedil.errors import ConfigError, DataError, ShapeError
 
 
@@ -34,7 +37,7 @@ class Arrays:
 
     def __init__(self, x, targets, weights=None, *, per_item=False, context=0):
         self.x, self.targets = np.asarray(x), np.asarray(targets)
-        self.per_item, self.context = bool(per_item), context
+        self.per_item, self.context = bool(per_item), whole("Arrays", "context", context, 0)
         axes = 1 if per_item else 2
         if self.x.ndim < 2 or 0 in self.x.shape:
             raise ShapeError(f"Arrays: x must be (N, T, ...) with at least one row, got {self.x.shape}")
@@ -43,8 +46,8 @@ class Arrays:
             if array is not None and array.shape[:axes] != self.x.shape[:axes]:
                 wanted = f"({', '.join(map(str, self.x.shape[:axes]))}, ...)"
                 raise ShapeError(f"Arrays: {name} must be {wanted} as x is, got {array.shape}")
-        if isinstance(context, bool) or not isinstance(context, int) or context < 0 or (per_item and context):
-            raise ConfigError(f"Arrays: context must be an integer of at least 0 (0 if per_item), got {context!r}")
+        if per_item and context:
+            raise ConfigError(f"Arrays: context must be 0 if targets are per item, got {context}")
 
     def batch(self, rng, batch, window):
         """Random items with replacement; windows of ``window`` rows (or all there are), anywhere in them."""
@@ -115,3 +118,9 @@ def source(data):
     if isinstance(data, tuple):
         return Arrays(*data)
     return Batches(data) if hasattr(data, "__next__") and not hasattr(data, "batch") else data
+
+
+def split(arguments):
+    """A batch's positional arguments, and the keyword arguments that the dict at its end holds, if there is one."""
+    arguments = tuple(arguments)
+    return (arguments[:-1], arguments[-1]) if arguments and isinstance(arguments[-1], dict) else (arguments, {})

@@ -98,7 +98,7 @@ def test_a_stream_decides_at_its_end_as_the_whole_clip():
 
 def fit(trainer, steps):
     losses = []
-    trainer.fit(steps=steps, on_step=lambda progress: losses.append(progress.loss_bits))
+    trainer.fit(steps=steps, on_step=lambda progress: losses.append(progress.loss))
     return losses
 
 

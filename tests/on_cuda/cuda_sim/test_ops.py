@@ -19,22 +19,22 @@ from wavedil.ops import contract
 
 SMALL = {
     "conv1d": ("one-sample", "time-below-dilation", "pad-right-only", "valid-one-row", "pads-wider-than-taps",
-               "groups-2", "depthwise-1"),
+               "groups-2", "depthwise-1", "stride-beyond", "reflect"),
     "gated_block": ("one-sample", "time-below-dilation", "local-one-sample"),
     "embedding": ("one-sample", "short", "speakers"),
-    "cross_entropy": ("one-sample", "one-class", "short"),
+    "cross_entropy": ("one-sample", "one-class", "short", "ignored"),
     "activation": ("one-sample", "short", "gated-tanh-narrow", "leaky-default"),
     "loss": ("one-sample", "short", "huber-default"),
-    "norm": ("one-channel", "short", "rms-one-channel", "weight-plain", "batch-fixed"),
+    "norm": ("one-channel", "short", "rms-one-channel", "weight-plain", "batch-fixed", "group-plain"),
     "dropout": ("one-sample", "short"),
     "upsample": ("one-sample", "kernel-beyond-the-end"),
     "pooling": ("one-sample", "one-row"),
     "window_pooling": ("one-sample", "short", "max-overlap"),
-    "conv2d": ("one-pixel", "image-below-dilation"),
+    "conv2d": ("one-pixel", "image-below-dilation", "stride-1-3-reflect"),
     "separable": ("one-sample", "time-below-dilation"),
     "attention": ("one-sample", "window-2"),
 }  # fmt: skip
-CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() if f not in ops.NOT_YET_ON_CUDA for name in names]
+CASES = [(f, h.case_named(f, name)) for f, names in SMALL.items() for name in names]
 DTYPES = ("float32", "float64")
 
 
@@ -64,7 +64,9 @@ def test_steps(family, case):
         device.check_steps(family, case, "float64", [1, time - 1])
 
 
-@pytest.mark.parametrize("name", ["sgd-1", "sgd-momentum", "adam-other-betas", "adamw-3"])
+@pytest.mark.parametrize(
+    "name", ["sgd-1", "sgd-momentum", "sgd-nesterov-7", "adam-other-betas", "adam-amsgrad-5", "adamw-3"]
+)
 def test_update(name):
     case = h.case_named("update", name)
     arrays, gradients = h.cases("update").inputs(case, "float64")
@@ -80,7 +82,7 @@ def test_update(name):
     assert norm == pytest.approx(np.linalg.norm(gradients[0]), rel=1e-14)
 
 
-@pytest.mark.parametrize("family", [f for f in SMALL if f not in ops.NOT_YET_ON_CUDA])
+@pytest.mark.parametrize("family", list(SMALL))
 def test_into_accumulates_and_needs_skips(family):
     op, case = h.module(family), h.case_named(family, SMALL[family][1])
     _, saved, dy, grads = device.check_parity(family, case, "float32")
@@ -115,6 +117,49 @@ def test_targets_and_weights_of_the_host():
         ops.cross_entropy.forward(**moved | {"targets": targets})
     with pytest.raises(errors.DTypeError, match="targets must be in the host's memory .* in the memory of cuda:0"):
         ops.cross_entropy.forward(**arrays | {"targets": device.to_device(targets)})
+
+
+def test_rows_of_weight_0_may_hold_nan():
+    weights = np.array([[1.0, 0.0, 2.0]])
+    x, targets = np.array([[[1.0, 2.0], [np.nan, np.inf], [0.5, 0.25]]]), np.array([[[0.5, 1.0], [np.nan, 0], [0, 1]]])
+    for kind in ops.loss.KINDS:
+        expected, saved = ops.loss.forward(x, targets, weights, kind=kind, backend="reference")
+        got, on_device = ops.loss.forward(device.to_device(x), device.to_device(targets), weights, kind=kind)
+        assert got == pytest.approx(expected, rel=1e-12)
+        h.assert_close(
+            device.to_host(ops.loss.backward(1.0, on_device)), ops.loss.backward(1.0, saved, backend="reference"), 1e-12
+        )
+    w, codes = np.array([[1.0, 2.0, 3.0], [3.0, 1.0, 0.0]]), np.array([[0, 1, 2]])
+    for smoothing in (0.0, 0.2):
+        given = dict(weights=weights, label_smoothing=smoothing)
+        expected, saved = ops.cross_entropy.forward(x, w, None, codes, **given, backend="reference")
+        got, on_device = ops.cross_entropy.forward(*device.to_device({"x": x, "w": w}).values(), None, codes, **given)
+        assert got == pytest.approx(expected, rel=1e-12)
+        gradients = ops.cross_entropy.backward(1.0, saved, backend="reference")
+        h.assert_close(device.to_host(ops.cross_entropy.backward(1.0, on_device)), gradients, 1e-12)
+
+
+def test_rows_that_no_prediction_of_a_tcn_sees_may_hold_nan():
+    rng = np.random.default_rng(0)
+    shapes = ops.tcn_stack.parameter_shapes(inputs=2, channels=(2,), kernel_size=2, outputs=1)
+    params = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    x, targets, weights = rng.standard_normal((1, 6, 2)), rng.standard_normal((1, 6, 1)), np.array([[1, 1, 0, 0, 0, 0]])
+    x[0, 2:], targets[0, 2:] = np.nan, np.nan
+    settings, moved = dict(dilations=(1,), loss="mse"), device.to_device(params)
+    expected = ops.tcn_stack.loss_and_grads(params, x, targets, weights, **settings, backend="reference")
+    for rows in (x, device.to_device(x)):
+        got = ops.tcn_stack.loss_and_grads(moved, rows, targets, weights, **settings)
+        assert got.loss == pytest.approx(expected.loss, rel=1e-12)
+        for name, gradient in expected.grads.items():
+            np.testing.assert_allclose(got.grads[name].to_host(), gradient, rtol=1e-10, atol=1e-14)
+
+
+def test_a_pooled_deviation_of_large_numbers_is_not_lost():
+    x = (1e6 + np.random.default_rng(0).standard_normal((1, 6, 2))).astype(np.float32)
+    expected = np.sqrt(x.astype(np.float64).var(axis=1) + ops.pooling.EPSILON)
+    with mock.patch("wavedil.ops.pooling.cuda.SLAB", 3):
+        y, _ = ops.pooling.forward(device.to_device(x), kind="statistics")
+    np.testing.assert_allclose(y.to_host()[:, 2:], expected, rtol=1e-5)
 
 
 def test_simulated():

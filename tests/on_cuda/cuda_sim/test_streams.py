@@ -6,7 +6,7 @@ import soundfile
 from typer.testing import CliRunner
 
 import wavedil as wd
-from wavedil import cli, settings, streaming
+from wavedil import cli, runs, streaming
 from wavedil.errors import ConfigError
 
 SMALL = dict(dilations=(2,), residual_channels=2, dilation_channels=2, skip_channels=2, end_channels=1)
@@ -47,7 +47,7 @@ def test_an_effect():
 
 def test_weights_in_fewer_bytes_are_for_the_cpu():
     for stream in (streaming.Predictor, streaming.Generator):
-        with pytest.raises(ConfigError, match="weights must be None on a device, got 'int8'"):
+        with pytest.raises(ConfigError, match="storage must be None on a device, got 'int8'"):
             stream(wavenet("cuda"), weights="int8")
 
 
@@ -57,9 +57,9 @@ def wavedil(*words):
 
 def test_the_command_line(tmp_path, monkeypatch):
     run = tmp_path / "run"
+    wanted = runs.settings.from_tables(("here", {"model": {**SMALL, "dilations": [2]}, "data": {"sample_rate": 8000}}))
+    runs.Run.create(run, wanted)
     wavenet("cpu").save(run / "model.safetensors")
-    wanted = settings.from_tables(("here", {"model": {**SMALL, "dilations": [2]}, "data": {"sample_rate": 8000}}))
-    cli._write_run(run, {"settings": wanted.to_dict(), "speakers": [], "yardsticks": None})
     soundfile.write(tmp_path / "in.wav", SOUND, 8000)
     heard = {}
     for device in OF_BOTH:
@@ -69,10 +69,24 @@ def test_the_command_line(tmp_path, monkeypatch):
         heard[device] = soundfile.read(out)[0]
     np.testing.assert_allclose(*heard.values(), atol=1 / 16384)
     bad = wavedil("stream", run, "-i", tmp_path / "in.wav", "--device", "cuda", "--weights", "int8")
-    assert bad.exit_code == 1 and "weights must be None on a device, got 'int8'" in bad.stderr
+    assert bad.exit_code == 1 and "storage must be None on a device, got 'int8'" in bad.stderr
 
     measured = []  # the simulator's speed is nobody's business
     speeds = streaming.Budget(8000, 100.0, {1: 200.0}, 64)
     monkeypatch.setattr(streaming, "budget", lambda model: measured.append(model.device) or speeds)
     result = wavedil("info", run, "--device", "cuda")
     assert result.exit_code == 0 and "Speed on cuda:0, one stream" in result.stdout and measured == ["cuda:0"]
+
+
+def test_a_training_makes_its_sample_where_it_trained(tmp_path, monkeypatch):
+    sizes = "".join(f"{name} = {value}\n" for name, value in SMALL.items() if name != "dilations")
+    (tmp_path / "my.toml").write_text(f"[model]\ndilations = [2]\n{sizes}[train]\nbatch = 1\nwindow = 3\nsteps = 1\n")
+    (tmp_path / "clips").mkdir()
+    soundfile.write(tmp_path / "clips" / "a.wav", SOUND, 8000)
+    loaded, load = [], wd.models.load
+    monkeypatch.setattr(wd.models, "load", lambda path, device: loaded.append(device) or load(path, device=device))
+    monkeypatch.setattr(runs.sample, "SAMPLE_SECONDS", 2 / 8000)
+    words = ["train", tmp_path / "clips", "--config", tmp_path / "my.toml", "--out", tmp_path / "run"]
+    result = wavedil(*words, "--device", "cuda")
+    assert result.exit_code == 0, result.output
+    assert "the sample is generated on cuda:0, as the model was trained" in result.stdout and loaded == ["cuda:0"]

@@ -23,8 +23,9 @@ class Codes:
         arrays = (np.stack([self.codes[b : b + window + 1] for b in begins]),)
         return arrays + (({"speaker": begins % self.speakers},) if self.speakers else ())
 
-    def validation_clips(self):
-        return [("clip", self.codes[:4], 0 if self.speakers else None)]
+    def validation_batches(self, batch, window):
+        codes = np.r_[2, self.codes[:4]][None]
+        yield (codes, *([{"speaker": np.zeros(1, np.int64)}] if self.speakers else [])), 4
 
 
 def trainer(device, steps=0, speakers=0, **options):
@@ -38,7 +39,7 @@ def fit(trainer, steps):
     """Losses in bits of some more steps."""
     losses = []
     if steps:
-        trainer.fit(steps=steps, on_step=lambda progress: losses.append(progress.loss_bits))
+        trainer.fit(steps=steps, on_step=lambda progress: losses.append(progress.loss))
     return losses
 
 

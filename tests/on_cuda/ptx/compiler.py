@@ -152,9 +152,8 @@ def all_kernels(dtype):
 
     found = {}
     for family in ops.FAMILIES:
-        if family not in ops.NOT_YET_ON_CUDA:
-            for kernel in importlib.import_module(f"wavedil.ops.{family}.cuda").kernels(dtype):
-                found.setdefault(kernel.name, kernel)
+        for kernel in importlib.import_module(f"wavedil.ops.{family}.cuda").kernels(dtype):
+            found.setdefault(kernel.name, kernel)
     return found
 
 

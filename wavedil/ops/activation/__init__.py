@@ -105,6 +105,7 @@ def forward(x, a=None, *, kind, alpha=None, out=None, workspace=None, backend=No
     threads = contract.threads(where, threads)
     if kind not in KINDS:
         raise ConfigError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    x, a = contract.alike(x, a)
     x = contract.floats(where, "x", x, None)
     if len(x.shape) < 2 or 0 in x.shape:
         raise ShapeError(f"{where}: x must be (..., C) with at least one row and channel, got {x.shape}")

@@ -101,20 +101,25 @@ def _gelu_slope(e, x):
     return e.fma(x, density, distribution)
 
 
-def _rest(e, y):
-    """1 - y"""
-    return e.sub(e.const(1.0), y)
+def _rest(e, x):
+    """1 - s(x), which is s(-x): no digits are lost where s(x) is near 1."""
+    return emit_logistic(e, negative(e, x))
+
+
+def _tanh_slope(e, x):
+    """1 - tanh(x)^2 = 4 s(2x) s(-2x)"""
+    double = e.add(x, x)
+    return e.mul(e.const(4.0), e.mul(emit_logistic(e, double), _rest(e, double)))
 
 
 def _gated_tanh_backward(e, at, options, u, v, dy):
-    t, s = emit_tanh(e, u), emit_sigmoid(e, v)
-    g = e.mul(dy, s)
-    return e.mul(g, e.sub(e.const(1.0), e.mul(t, t))), e.mul(e.mul(g, t), _rest(e, s))
+    g = e.mul(dy, emit_logistic(e, v))
+    return e.mul(g, _tanh_slope(e, u)), e.mul(e.mul(g, emit_tanh(e, u)), _rest(e, v))
 
 
 def _glu_backward(e, at, options, u, v, dy):
     s = emit_logistic(e, v)
-    return e.mul(dy, s), e.mul(e.mul(e.mul(dy, u), s), _rest(e, s))
+    return e.mul(dy, s), e.mul(e.mul(e.mul(dy, u), s), _rest(e, v))
 
 
 def _prelu_backward(e, at, options, x, dy, a, da):
@@ -159,13 +164,13 @@ BACKWARD = {
     LeakyRelu: lambda e, at, options, x, dy: (_above_zero(e, x, dy, e.mul(options[0], dy)),),
     Prelu: _prelu_backward,
     Elu: lambda e, at, options, x, dy: (
-        _above_zero(e, x, dy, e.mul(dy, e.mul(options[0], e.add(_expm1(e, x), e.const(1.0))))),
+        _above_zero(e, x, dy, e.mul(dy, e.mul(options[0], emit_exp(e, x)))),
     ),
     Gelu: _slope(_gelu_slope),
     Silu: _slope(_silu_slope),
     Softplus: _slope(emit_logistic),
-    Tanh: _slope(lambda e, x: _rest(e, e.mul(emit_tanh(e, x), emit_tanh(e, x)))),
-    Sigmoid: _slope(lambda e, x: e.mul(emit_logistic(e, x), emit_logistic(e, negative(e, x)))),
+    Tanh: _slope(_tanh_slope),
+    Sigmoid: _slope(lambda e, x: e.mul(emit_logistic(e, x), _rest(e, x))),
     GatedTanh: _gated_tanh_backward,
     Glu: _glu_backward,
     Snake: _snake_backward,

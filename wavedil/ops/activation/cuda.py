@@ -75,16 +75,22 @@ def _angle(real):
     return both
 
 
-def _functions(kind, real):
-    """f(x, v, a, alpha), its slopes by x and v, and its slope by a; v is the other half's element of a gated kind."""
-    zero, one, half, two = real(0), real(1), real(0.5), real(2)
-    root, bell = real(0.5**0.5), real((2 * math.pi) ** -0.5)
-
-    sine_and_cosine = _angle(real)
+def _logistic(real):
+    """1 / (1 + e^-x), with a small relative error at both ends."""
+    zero, one = real(0), real(1)
 
     @cuda.jit(device=True)
     def sigmoid(x):
-        return half + half * math.tanh(half * x)
+        z = math.exp(-abs(x))
+        return (one if x >= zero else z) / (one + z)
+
+    return sigmoid
+
+
+def _function(kind, real):
+    """f(x, v, a, alpha); v is the other half's element of a gated kind."""
+    zero, one, half, root = real(0), real(1), real(0.5), real(0.5**0.5)
+    sine_and_cosine, sigmoid = _angle(real), _logistic(real)
 
     @cuda.jit(device=True)
     def f(x, v, a, alpha):
@@ -113,6 +119,19 @@ def _functions(kind, real):
         s, _ = sine_and_cosine(a * x)
         return x + s * s / a
 
+    return f
+
+
+def _slopes(kind, real):
+    """The slopes of f by x, by v and by a."""
+    zero, one, half, two = real(0), real(1), real(0.5), real(2)
+    root, bell = real(0.5**0.5), real((2 * math.pi) ** -0.5)
+    sine_and_cosine, sigmoid = _angle(real), _logistic(real)
+
+    @cuda.jit(device=True)
+    def tanh_slope(x):  # without the difference 1 - tanh(x)^2
+        return two * two * sigmoid(two * x) * sigmoid(-two * x)
+
     @cuda.jit(device=True)
     def by_x(x, v, a, alpha):
         if kind == "relu":
@@ -130,11 +149,11 @@ def _functions(kind, real):
         if kind == "softplus":
             return sigmoid(x)
         if kind == "tanh":
-            return one - math.tanh(x) * math.tanh(x)
+            return tanh_slope(x)
         if kind == "sigmoid":
-            return sigmoid(x) * (one - sigmoid(x))
+            return sigmoid(x) * sigmoid(-x)
         if kind == "gated_tanh":
-            return (one - math.tanh(x) * math.tanh(x)) * sigmoid(v)
+            return tanh_slope(x) * sigmoid(v)
         if kind == "glu":
             return sigmoid(v)
         s, c = sine_and_cosine(a * x)
@@ -142,10 +161,8 @@ def _functions(kind, real):
 
     @cuda.jit(device=True)
     def by_v(x, v):
-        s = sigmoid(v)
-        if kind == "gated_tanh":
-            return math.tanh(x) * s * (one - s)
-        return x * s * (one - s)
+        slope = sigmoid(v) * sigmoid(-v)
+        return math.tanh(x) * slope if kind == "gated_tanh" else x * slope
 
     @cuda.jit(device=True)
     def by_a(x, a):
@@ -154,13 +171,13 @@ def _functions(kind, real):
         s, c = sine_and_cosine(a * x)
         return x * two * s * c / a - s * s / (a * a)
 
-    return f, by_x, by_v, by_a
+    return by_x, by_v, by_a
 
 
 @functools.cache
 def _forward(dtype, threads, kind):
     real, array = reals(dtype)
-    f, *_ = _functions(kind, real)
+    f = _function(kind, real)
     gated, learned, one = kind in GATED, kind in LEARNED, real(1)
 
     def kernel(y, x, a, alpha, count, channels):
@@ -177,7 +194,7 @@ def _forward(dtype, threads, kind):
 @functools.cache
 def _backward(dtype, threads, kind):
     real, array = reals(dtype)
-    _, by_x, by_v, by_a = _functions(kind, real)
+    by_x, by_v, by_a = _slopes(kind, real)
     gated, learned, one = kind in GATED, kind in LEARNED, real(1)
 
     def kernel(dx, da, dy, x, a, alpha, count, channels):

@@ -41,14 +41,19 @@ FUNCTIONS = {
 }
 
 
+def _tanh_slope(x):
+    """1 - tanh(x)^2, without the difference."""
+    return 4 * _sigmoid(2 * x) * _sigmoid(-2 * x)
+
+
 def _gated_tanh_slopes(x, a, alpha):
-    t, s = np.tanh(_halves(x)[0]), _sigmoid(_halves(x)[1])
-    return (1 - t * t) * s, t * s * (1 - s)
+    u, v = _halves(x)
+    return _tanh_slope(u) * _sigmoid(v), np.tanh(u) * _sigmoid(v) * _sigmoid(-v)
 
 
 def _glu_slopes(x, a, alpha):
-    u, s = _halves(x)[0], _sigmoid(_halves(x)[1])
-    return s, u * s * (1 - s)
+    u, v = _halves(x)
+    return _sigmoid(v), u * _sigmoid(v) * _sigmoid(-v)
 
 
 # dy/dx; a pair for the halves of the gated kinds.
@@ -60,8 +65,8 @@ SLOPES = {
     "gelu": lambda x, a, alpha: _normal(x)[0] + x * _normal(x)[1],
     "silu": lambda x, a, alpha: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))),
     "softplus": lambda x, a, alpha: _sigmoid(x),
-    "tanh": lambda x, a, alpha: 1 - np.tanh(x) ** 2,
-    "sigmoid": lambda x, a, alpha: _sigmoid(x) * (1 - _sigmoid(x)),
+    "tanh": lambda x, a, alpha: _tanh_slope(x),
+    "sigmoid": lambda x, a, alpha: _sigmoid(x) * _sigmoid(-x),
     "gated_tanh": _gated_tanh_slopes,
     "glu": _glu_slopes,
     "snake": lambda x, a, alpha: 1 + np.sin(2 * a * x),

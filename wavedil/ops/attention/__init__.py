@@ -151,7 +151,7 @@ def init_state(batch, channels, *, window, dtype="float32"):
         ``3 C``, the channels of ``x``.
     window : int
         As in `step`.
-    dtype : dtype
+    dtype : {"float32", "float64"}
 
     Returns
     -------
@@ -164,7 +164,8 @@ def init_state(batch, channels, *, window, dtype="float32"):
     )
     if channels % 3:
         raise ShapeError(f"{where}: channels must be a multiple of 3 (queries, keys, values), got {channels}")
-    return State(np.zeros((batch, window - 1, channels // 3 * 2), dtype), np.zeros(1, np.int64))
+    shape = (batch, window - 1, channels // 3 * 2)
+    return State(contract.zeros(shape, contract.float_type(where, dtype)), np.zeros(1, np.int64))
 
 
 def step(x, state, *, heads, window, out=None, workspace=None, backend=None):
@@ -192,6 +193,7 @@ def step(x, state, *, heads, window, out=None, workspace=None, backend=None):
     where = "attention.step"
     x, heads, window = _check(where, x, heads, window)
     batch, rows, wide = x.shape
+    contract.same_batch(where, x, state.history)
     contract.target(where, "state.history", state.history, (batch, window - 1, wide // 3 * 2), x.dtype)
     contract.target(where, "state.seen", state.seen, (1,), np.int64)
     kernels = contract.backend(where, backend, x)

@@ -210,6 +210,24 @@ def _forward(y, total, x, keys, scratch, tasks, s):
                             y[(b * s.rows + t) * s.heads * s.channels + head + c] = hidden - hidden
 
 
+@inner
+def _score_gradients(ds, p, dy, y, first, channels, n, rows, panels, factor, s):
+    """ds = p (ds - dy . y) factor in n rows, and zeros in the rest of ds and p; row 0 of dy and y begins at first."""
+    w, zero = width_of(ds.data), type_of(ds.data, 0.0)
+    for r in range(rows):
+        mean = zero
+        if r < n:
+            at = first + r * channels
+            for c in range(s.channels):
+                mean += dy[at + c] * y[at + c]
+        for panel in range(panels):
+            of, to = panel * p.panel + r * w, panel * ds.panel + r * w
+            for j in range(w):
+                ds.data[to + j] = p.data[of + j] * (ds.data[to + j] - mean) * factor if r < n else zero
+                if r >= n:
+                    p.data[of + j] = zero
+
+
 @jit
 def _backward(dx, dy, x, y, total, scratch, b, h, s):
     """dx ="""
@@ -258,18 +276,7 @@ def _backward(dx, dy, x, y, total, scratch, b, h, s):
         for r in range(n):
             row_exp_and_sum(down(p, r), panels, total[(b * s.heads + h) * s.rows + begin + r])
         _hide(p, begin, n, first, count, held, one - one, s)
-        for r in range(rows):
-            mean = one - one
-            if r < n:
-                at = (b * s.rows + begin + r) * channels + head
-                for c in range(s.channels):
-                    mean += dy[at + c] * y[at + c]
-            for panel in range(panels):
-                of, to = panel * p.panel + r * w, panel * ds.panel + r * w
-                for j in range(w):
-                    ds.data[to + j] = p.data[of + j] * (ds.data[to + j] - mean) * factor if r < n else one - one
-                    if r >= n:
-                        p.data[of + j] = one - one
+        _score_gradients(ds, p, dy, y, (b * s.rows + begin) * channels + head, channels, n, rows, panels, factor, s)
         row_product(left_view(ds, panels), address(scratch, k_at), rows, s.panels, dq, nothing)
         write_rows(dq, n, s.channels, address(dx, (b * s.rows + begin) * s.query_row + head), s.query_row)
         for which in range(2):

@@ -1,7 +1,6 @@
 """Dilated convolution over time, of any padding and number of groups.
 
-For output row ``t``, output channel ``n`` of group ``g`` and the rows ``X`` of ``x`` with ``left`` rows of zeros before
-and ``right`` after them::
+For output row ``t``, output channel ``n`` of group ``g`` and the rows ``X`` of ``x`` with padding around them::
 
     y[t, n] = b[n] + sum over k < K, c < C / G of X[t + k dilation, g C / G + c] w[k, c, n]
 
@@ -15,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavedil.errors import ConfigError, ShapeError
-from wavedil.ops import contract
+from wavedil.errors import ShapeError
+from wavedil.ops import borders, contract
 
 
 class Saved(NamedTuple):
@@ -26,8 +25,10 @@ class Saved(NamedTuple):
     w: np.ndarray  # (K, C // groups, N)
     bias: bool  # whether forward had one
     dilation: int
-    padding: tuple[int, int]  # rows of zeros on the left and on the right
+    padding: tuple[int, int]  # rows before and after
     groups: int
+    mode: str = "zeros"  # what the padding is
+    stride: int = 1
 
 
 class Grads(NamedTuple):
@@ -46,8 +47,9 @@ class State(NamedTuple):
 
 
 def forward(
-    x, w, b=None, *, dilation=1, padding="causal", groups=1, out=None, workspace=None, backend=None, threads=None
-):
+    x, w, b=None, *, dilation=1, padding="causal", groups=1, padding_mode="zeros", stride=1, out=None, workspace=None,
+    backend=None, threads=None,
+):  # fmt: skip
     """Convolve over time.
 
     ``y[t] = b + sum_k X[t + k dilation] w[k]`` with ``X`` the zero-padded ``x``; see the family's page.
@@ -60,12 +62,17 @@ def forward(
     b : (N,) array, optional
     dilation : int
         Rows between two taps.
-    padding : {"causal", "same", "valid"} or (left, right)
-        Rows of zeros around ``x``: all ``(K - 1) dilation`` on the left; half of them on each side, the odd one on the
+    padding : {"causal", "same", "valid"} or (before, after)
+        Rows around ``x``: all ``(K - 1) dilation`` on the left; half of them on each side, the odd one on the
         right; none; or as given.
     groups : int
         Groups of channels that do not see each other; ``groups = C`` is a depthwise convolution.
-    out : (B, T + left + right - (K - 1) dilation, N) array, optional
+    padding_mode : {"zeros", "reflect", "replicate"}
+        What the padding is: zeros, rows mirrored at the edge (which is not repeated), or copies of the edge. The latter
+        two cost a copy of ``x`` in each direction.
+    stride : int
+        Every stride-th row is given. All are computed: the work is that of a stride of 1.
+    out : (B, T', N) array, optional
         Where to write ``y``.
     workspace : Workspace, optional
         Owns all arrays that are needed, ``y`` included, until its next forward.
@@ -76,8 +83,8 @@ def forward(
 
     Returns
     -------
-    y : (B, T + left + right - (K - 1) dilation, N) array
-        Of the dtype of ``x``.
+    y : (B, T', N) array
+        Of the dtype of ``x``, with ``T' = (T + before + after - (K - 1) dilation - 1) // stride + 1``.
     saved : Saved
 
     Raises
@@ -102,18 +109,25 @@ def forward(
     where = "conv1d.forward"
     threads = contract.threads(where, threads)
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
-    left, right = _padding(where, padding, (w.shape[0] - 1) * dilation)
-    rows = x.shape[1] + left + right - (w.shape[0] - 1) * dilation
+    mode, strides = borders.check(where, padding_mode, stride, 1)
+    span = (w.shape[0] - 1) * dilation
+    pads = contract.padding(where, padding, (span,))
+    borders.check_reflection(where, x.shape[1:2], pads, mode)
+    rows = x.shape[1] + sum(pads[0]) - span
     if rows < 1:
         raise ShapeError(
             f"{where}: x must have at least {x.shape[1] + 1 - rows} rows for padding {padding!r}, kernel "
             f"{w.shape[0]} and dilation {dilation}, got {x.shape[1]}"
         )
     kernels = contract.backend(where, backend, x, w=w, b=b)
-    shape = (x.shape[0], rows, w.shape[2])
+    shape = (x.shape[0], *borders.kept((rows,), strides), w.shape[2])
     y = contract.output(where, "out", out, shape, x.dtype, workspace, [("x", x), ("w", w), ("b", b)])
-    kernels.forward(y, x, w, b, dilation, (left, right), groups, workspace=workspace, threads=threads)
-    return y, Saved(x, w, b is not None, dilation, (left, right), groups)
+    saved = Saved(x, w, b is not None, dilation, pads[0], groups, mode, *strides)
+    if mode == "zeros" and strides == (1,):
+        kernels.forward(y, x, w, b, dilation, pads[0], groups, workspace=workspace, threads=threads)
+    else:
+        borders.forward(kernels, y, b, saved, pads, (rows,), strides, workspace=workspace, threads=threads)
+    return y, saved
 
 
 def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
@@ -149,11 +163,16 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     threads = contract.threads(where, threads)
     x, w = saved.x, saved.w
     rows = x.shape[1] + sum(saved.padding) - (w.shape[0] - 1) * saved.dilation
-    dy = contract.floats(where, "dy", dy, (x.shape[0], rows, w.shape[2]), x.dtype)
+    kept = borders.kept((rows,), (saved.stride,))
+    dy = contract.floats(where, "dy", dy, (x.shape[0], *kept, w.shape[2]), x.dtype)
     kernels = contract.backend(where, backend, dy, **{"saved.x": x, "saved.w": w})
     shapes = {"x": x.shape, "w": w.shape, "b": w.shape[2:] if saved.bias else None}
     grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
-    kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
+    if saved.mode == "zeros" and saved.stride == 1:
+        kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
+    else:
+        more = (saved.padding,), (rows,), (saved.stride,)
+        borders.backward(kernels, grads.targets, dy, saved, *more, workspace=workspace, threads=threads)
     return grads.finish()
 
 
@@ -172,10 +191,8 @@ def init_state(batch, w, *, dilation=1, groups=1):
     State
     """
     where = "conv1d.init_state"
-    batch, dilation, groups = (
-        contract.whole(where, name, value)
-        for name, value in (("batch", batch), ("dilation", dilation), ("groups", groups))
-    )
+    batch, groups = contract.whole(where, "batch", batch), contract.whole(where, "groups", groups)
+    (dilation,) = contract.per_axis(where, "dilation", dilation, 1)
     w = contract.floats(where, "w", w, ("K", "C // groups", "N"))
     history = (batch, (w.shape[0] - 1) * dilation, w.shape[1] * groups)
     return State(contract.zeros(history, w.dtype, w), np.zeros(1, np.int64))
@@ -206,6 +223,7 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
     where = "conv1d.step"
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     history = (x.shape[0], (w.shape[0] - 1) * dilation, x.shape[2])
+    contract.same_batch(where, x, state.history)
     contract.target(where, "state.history", state.history, history, x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
     kernels = contract.backend(where, backend, x, w=w, b=b)
@@ -217,7 +235,8 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
 
 
 def _check(where, x, w, b, dilation, groups):
-    dilation, groups = contract.whole(where, "dilation", dilation), contract.whole(where, "groups", groups)
+    (dilation,), groups = contract.per_axis(where, "dilation", dilation, 1), contract.whole(where, "groups", groups)
+    x, w, b = contract.alike(x, w, b)
     w = contract.floats(where, "w", w, ("K", "C // groups", "N"))
     if w.shape[2] % groups:
         raise ShapeError(f"{where}: w must have output channels divisible by groups = {groups}, got {w.shape}")
@@ -226,13 +245,3 @@ def _check(where, x, w, b, dilation, groups):
     if b is not None:
         b = contract.floats(where, "b", b, (w.shape[2],), x.dtype)
     return x, w, b, dilation, groups
-
-
-def _padding(where, padding, span):
-    if isinstance(padding, str):
-        named = {"causal": (span, 0), "same": (span // 2, span - span // 2), "valid": (0, 0)}
-        if padding in named:
-            return named[padding]
-    elif isinstance(padding, tuple | list) and len(padding) == 2:
-        return tuple(contract.whole(where, "padding", side, 0) for side in padding)
-    raise ConfigError(f"{where}: padding must be 'causal', 'same', 'valid' or (left, right), got {padding!r}")

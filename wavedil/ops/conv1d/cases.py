@@ -5,7 +5,8 @@ from wavedil.ops.contract import Case
 
 SUITES = ("parity", "gradients", "linear", "causal", "steps")
 
-# name: batch, time, channels in, channels out, kernel, dilation, padding, groups, bias
+# name: batch, time, channels in, channels out, kernel, dilation, padding, groups, bias, and where they are not
+# zeros and 1, what the padding is and the stride
 _SIZES = {
     "one-sample": (1, 1, 1, 1, 2, 1, "causal", 1, True),
     "time-below-dilation": (3, 5, 3, 5, 2, 8, "causal", 1, True),
@@ -25,10 +26,17 @@ _SIZES = {
     "depthwise": (3, 40, 30, 30, 5, 2, "causal", 30, True),
     "depthwise-multiplier": (1, 21, 16, 32, 3, 1, "valid", 16, True),
     "depthwise-1": (1, 7, 1, 1, 4, 1, "causal", 1, False),
+    "reflect": (2, 9, 5, 3, 3, 2, "same", 1, True, "reflect", 1),
+    "replicate": (2, 3, 16, 7, 4, 3, "causal", 1, True, "replicate", 1),
+    "stride-2": (3, 12, 3, 5, 3, 1, "causal", 1, True, "zeros", 2),
+    "stride-3-reflect": (2, 14, 6, 4, 3, 2, (4, 3), 2, False, "reflect", 3),
+    "stride-beyond": (1, 4, 3, 2, 2, 1, "valid", 1, True, "zeros", 5),
 }
-_NAMES = ("batch", "time", "inputs", "outputs", "kernel", "dilation", "padding", "groups", "bias")
+_NAMES = ("batch", "time", "inputs", "outputs", "kernel", "dilation", "padding", "groups", "bias", "padding_mode",
+          "stride")  # fmt: skip
 CASES = tuple(
-    Case(name, seed, dict(zip(_NAMES, sizes, strict=True))) for seed, (name, sizes) in enumerate(_SIZES.items())
+    Case(name, seed, {"padding_mode": "zeros", "stride": 1} | dict(zip(_NAMES, sizes, strict=False)))
+    for seed, (name, sizes) in enumerate(_SIZES.items())
 )
 
 
@@ -41,12 +49,12 @@ def inputs(case, dtype):
     }
     if s["bias"]:
         arrays["b"] = rng.standard_normal(s["outputs"]).astype(dtype)
-    return arrays, {name: s[name] for name in ("dilation", "padding", "groups")}
+    return arrays, {name: s[name] for name in ("dilation", "padding", "groups", "padding_mode", "stride")}
 
 
 def stream(arrays, settings):
     """A fresh state, what is fed in pieces, and step's other arguments; None for a case that is not causal."""
-    if settings["padding"] != "causal":
+    if (settings["padding"], settings["padding_mode"], settings["stride"]) != ("causal", "zeros", 1):
         return None
     options = {name: settings[name] for name in ("dilation", "groups")}
     x, rest = arrays["x"], {name: a for name, a in arrays.items() if name != "x"}

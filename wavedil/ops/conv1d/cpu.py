@@ -55,7 +55,7 @@ def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +="""
     workspace = workspace or Workspace()
-    x, w, bias, dilation, padding, groups = saved
+    x, w, bias, dilation, padding, groups, *_ = saved
     if _narrow(w, groups):
         targets = conv2d.Grads(
             None if grads.x is None else grads.x[:, None], None if grads.w is None else grads.w[None], grads.b

@@ -14,6 +14,7 @@ from numba import cuda, int64, uint64
 
 from wavedil.kernels.cuda import products
 from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.gather import sum_kernel
 from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
 from wavedil.kernels.cuda.numbers import reals
 from wavedil.kernels.cuda.rows import remember, row_kernels, unroll
@@ -34,7 +35,7 @@ def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +="""
-    x, w, _, dilation, padding, groups = saved
+    x, w, _, dilation, padding, groups, *_ = saved
     left, taps = padding[0], w.shape[0]
     make = scratch(workspace, dy.engine)
     if grads.x is not None:
@@ -163,5 +164,5 @@ def kernels(dtype):
         products.column_product(dtype),
         sum_slabs(dtype),
         *(make(dtype, threads_or(128)) for make in grouped),
-        *row_kernels(dtype),
+        *row_kernels(dtype), sum_kernel(dtype),
     )

@@ -22,7 +22,7 @@ def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +=."""
-    x, w, _, dilation, padding, groups = saved
+    x, w, _, dilation, padding, groups, *_ = saved
     padded = np.pad(x, ((0, 0), padding, (0, 0)))
     d_padded = np.zeros_like(padded)
     rows = dy.shape[1]

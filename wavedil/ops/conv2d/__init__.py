@@ -1,6 +1,6 @@
 """Dilated convolution over two axes (an image, or time by frequency), of any padding and number of groups.
 
-For row ``i``, column ``j``, output channel ``n`` of group ``g`` and ``X``, which is ``x`` with zeros around it::
+For row ``i``, column ``j``, output channel ``n`` of group ``g`` and ``X``, which is ``x`` with padding around it::
 
     y[i, j, n] = b[n] + sum over p < kh, q < kw, c < C / G of X[i + p r, j + q s, g C / G + c] w[p, q, c, n]
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wavedil.errors import ShapeError
-from wavedil.ops import contract
+from wavedil.ops import borders, contract
 
 
 class Saved(NamedTuple):
@@ -28,8 +28,10 @@ class Saved(NamedTuple):
     w: np.ndarray  # (kh, kw, C // groups, N)
     bias: bool  # whether forward had one
     dilation: tuple[int, int]  # of rows and of columns
-    padding: tuple[tuple[int, int], tuple[int, int]]  # zeros (above, below), (on the left, on the right)
+    padding: tuple[tuple[int, int], tuple[int, int]]  # pixels (above, below), (on the left, on the right)
     groups: int
+    mode: str = "zeros"  # what the padding is
+    stride: tuple[int, int] = (1, 1)
 
 
 class Grads(NamedTuple):
@@ -48,8 +50,9 @@ class State(NamedTuple):
 
 
 def forward(
-    x, w, b=None, *, dilation=1, padding="same", groups=1, out=None, workspace=None, backend=None, threads=None
-):
+    x, w, b=None, *, dilation=1, padding="same", groups=1, padding_mode="zeros", stride=1, out=None, workspace=None,
+    backend=None, threads=None,
+):  # fmt: skip
     """Convolve over two axes.
 
     ``y[i, j] = b + sum_pq X[i + p r, j + q s] w[p, q]`` with ``X`` the zero-padded ``x``; see the family's page.
@@ -62,11 +65,16 @@ def forward(
     dilation : int or (int, int)
         Rows and columns between two taps; one number is for both. It is not a stride: no position is left out.
     padding : {"same", "causal", "valid"} or ((above, below), (left, right))
-        Zeros around ``x``. "same": half of ``(k - 1) dilation`` on each side of each axis, the odd one below and on
+        Pixels around ``x``. "same": half of ``(k - 1) dilation`` on each side of each axis, the odd one below and on
         the right. "causal": the rows are time, and all ``(kh - 1) r`` rows of zeros come before the first; the columns
         (frequencies, say) are padded as for "same". "valid": none.
     groups : int
         Groups of channels that do not see each other; ``groups = C`` is a depthwise convolution.
+    padding_mode : {"zeros", "reflect", "replicate"}
+        What the padding is: zeros, pixels mirrored at the edge (which is not repeated), or copies of the edge. The
+        latter two cost a copy of ``x`` in each direction.
+    stride : int or (int, int)
+        Every stride-th row and column is given. All are computed: the work is that of a stride of 1.
     out : (B, H', W', N) array, optional
         Where to write ``y``.
     workspace : Workspace, optional
@@ -79,7 +87,7 @@ def forward(
     Returns
     -------
     y : (B, H', W', N) array
-        Of the dtype of ``x``, with ``H' = H + above + below - (kh - 1) r`` and ``W'`` alike.
+        Of the dtype of ``x``, with ``H' = (H + above + below - (kh - 1) r - 1) // stride + 1`` and ``W'`` alike.
     saved : Saved
 
     Raises
@@ -122,6 +130,8 @@ def forward(
     threads = contract.threads(where, threads)
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     pads = contract.padding(where, padding, _spans(w, dilation))
+    mode, stride = borders.check(where, padding_mode, stride, 2)
+    borders.check_reflection(where, x.shape[1:3], pads, mode)
     size = _size(x, w, dilation, pads)
     if min(size) < 1:
         least = tuple(max(1, n + 1 - out) for n, out in zip(x.shape[1:3], size, strict=True))
@@ -130,10 +140,14 @@ def forward(
             f"{w.shape[:2]} and dilation {dilation}, got {x.shape[1:3]}"
         )
     kernels = contract.backend(where, backend, x, w=w, b=b)
-    shape = (x.shape[0], *size, w.shape[3])
+    shape = (x.shape[0], *borders.kept(size, stride), w.shape[3])
     y = contract.output(where, "out", out, shape, x.dtype, workspace, [("x", x), ("w", w), ("b", b)])
-    kernels.forward(y, x, w, b, dilation, pads, groups, workspace=workspace, threads=threads)
-    return y, Saved(x, w, b is not None, dilation, pads, groups)
+    saved = Saved(x, w, b is not None, dilation, pads, groups, mode, stride)
+    if mode == "zeros" and stride == (1, 1):
+        kernels.forward(y, x, w, b, dilation, pads, groups, workspace=workspace, threads=threads)
+    else:
+        borders.forward(kernels, y, b, saved, pads, size, stride, workspace=workspace, threads=threads)
+    return y, saved
 
 
 def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
@@ -170,11 +184,16 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     threads = contract.threads(where, threads)
     x, w = saved.x, saved.w
     size = _size(x, w, saved.dilation, saved.padding)
-    dy = contract.floats(where, "dy", dy, (x.shape[0], *size, w.shape[3]), x.dtype)
+    kept = borders.kept(size, saved.stride)
+    dy = contract.floats(where, "dy", dy, (x.shape[0], *kept, w.shape[3]), x.dtype)
     kernels = contract.backend(where, backend, dy, **{"saved.x": x, "saved.w": w})
     shapes = {"x": x.shape, "w": w.shape, "b": w.shape[3:] if saved.bias else None}
     grads = contract.Gradients(where, Grads, shapes, ("x",), x.dtype, into, needs, workspace, dy)
-    kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
+    if saved.mode == "zeros" and saved.stride == (1, 1):
+        kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
+    else:
+        more = saved.padding, size, saved.stride
+        borders.backward(kernels, grads.targets, dy, saved, *more, workspace=workspace, threads=threads)
     return grads.finish()
 
 
@@ -229,6 +248,7 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
     where = "conv2d.step"
     x, w, b, dilation, groups = _check(where, x, w, b, dilation, groups)
     spans = _spans(w, dilation)
+    contract.same_batch(where, x, state.history)
     contract.target(where, "state.history", state.history, (x.shape[0], spans[0], *x.shape[2:]), x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
     kernels = contract.backend(where, backend, x, w=w, b=b)
@@ -242,6 +262,7 @@ def step(x, state, w, b=None, *, dilation=1, groups=1, out=None, workspace=None,
 
 def _check(where, x, w, b, dilation, groups):
     dilation, groups = contract.per_axis(where, "dilation", dilation, 2), contract.whole(where, "groups", groups)
+    x, w, b = contract.alike(x, w, b)
     w = contract.floats(where, "w", w, ("kh", "kw", "C // groups", "N"))
     if w.shape[3] % groups:
         raise ShapeError(f"{where}: w must have output channels divisible by groups = {groups}, got {w.shape}")

@@ -5,7 +5,8 @@ from wavedil.ops.contract import Case
 
 SUITES = ("parity", "gradients", "linear", "causal", "steps")
 
-# name: batch, time (rows), width, channels in, channels out, kernel, dilation, padding, groups, bias
+# name: batch, time (rows), width, channels in, channels out, kernel, dilation, padding, groups, bias, and where they
+# are not zeros and 1, what the padding is and the stride
 _SIZES = {
     "one-pixel": (1, 1, 1, 1, 1, (3, 3), 1, "same", 1, True),
     "image-below-dilation": (2, 4, 3, 3, 5, (3, 3), 5, "same", 1, True),
@@ -25,10 +26,16 @@ _SIZES = {
     "groups-12-of-2": (1, 4, 6, 24, 36, (3, 2), 1, "same", 12, False),
     "depthwise": (2, 8, 9, 30, 30, (3, 3), 2, "causal", 30, True),
     "depthwise-multiplier": (1, 5, 6, 16, 32, (3, 1), 1, "valid", 16, True),
+    "reflect": (2, 5, 6, 3, 4, (3, 3), 2, "same", 1, True, "reflect", 1),
+    "replicate": (1, 4, 2, 16, 7, (3, 2), (2, 3), "causal", 1, True, "replicate", 1),
+    "stride-2": (2, 7, 6, 3, 5, (3, 3), 1, "same", 1, True, "zeros", 2),
+    "stride-1-3-reflect": (1, 6, 8, 4, 6, (2, 3), 1, ((1, 0), (2, 2)), 2, False, "reflect", (1, 3)),
 }
-_NAMES = ("batch", "time", "width", "inputs", "outputs", "kernel", "dilation", "padding", "groups", "bias")
+_NAMES = ("batch", "time", "width", "inputs", "outputs", "kernel", "dilation", "padding", "groups", "bias",
+          "padding_mode", "stride")  # fmt: skip
 CASES = tuple(
-    Case(name, seed, dict(zip(_NAMES, sizes, strict=True))) for seed, (name, sizes) in enumerate(_SIZES.items())
+    Case(name, seed, {"padding_mode": "zeros", "stride": 1} | dict(zip(_NAMES, sizes, strict=False)))
+    for seed, (name, sizes) in enumerate(_SIZES.items())
 )
 
 
@@ -41,12 +48,12 @@ def inputs(case, dtype):
     }
     if s["bias"]:
         arrays["b"] = rng.standard_normal(s["outputs"]).astype(dtype)
-    return arrays, {name: s[name] for name in ("dilation", "padding", "groups")}
+    return arrays, {name: s[name] for name in ("dilation", "padding", "groups", "padding_mode", "stride")}
 
 
 def stream(arrays, settings):
     """A fresh state, what is fed in pieces, and step's other arguments; None for a case that is not causal."""
-    if settings["padding"] != "causal":
+    if (settings["padding"], settings["padding_mode"], settings["stride"]) != ("causal", "zeros", 1):
         return None
     options = {name: settings[name] for name in ("dilation", "groups")}
     x, rest = arrays["x"], {name: a for name, a in arrays.items() if name != "x"}

@@ -40,7 +40,7 @@ def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +="""
     workspace = workspace or Workspace()
-    x, w, _, dilation, padding, groups = saved
+    x, w, _, dilation, padding, groups, *_ = saved
     taps = _Taps(workspace, w, groups, dy.dtype)
     corner = padding[0][0], padding[1][0]
     if grads.x is not None:

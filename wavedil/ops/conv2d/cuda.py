@@ -16,6 +16,7 @@ from numba import cuda, int64, uint64
 
 from wavedil.kernels.cuda import elementwise, products
 from wavedil.kernels.cuda.engine import scratch
+from wavedil.kernels.cuda.gather import sum_kernel
 from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
 from wavedil.kernels.cuda.numbers import reals
 from wavedil.kernels.cuda.rows import move_columns, remember, row_kernels, unroll
@@ -38,7 +39,7 @@ def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +="""
-    x, w, _, dilation, padding, groups = saved
+    x, w, _, dilation, padding, groups, *_ = saved
     make, (kh, kw, inputs, _) = scratch(workspace, dy.engine), w.shape
     (above, _), (left, _) = padding
     outputs = w.shape[3] // groups
@@ -181,5 +182,5 @@ def kernels(dtype):
     dtype, threads = np.dtype(dtype), threads_or(256)
     return (
         *(make(dtype, threads) for make in (_see, _pick, _add_columns)), products.row_product(dtype),
-        products.column_product(dtype), sum_slabs(dtype), *row_kernels(dtype),
+        products.column_product(dtype), sum_slabs(dtype), *row_kernels(dtype), sum_kernel(dtype),
     )  # fmt: skip

@@ -27,7 +27,7 @@ def forward(y, x, w, b, dilation, padding, groups, *, workspace, threads):
 
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +=."""
-    x, w, _, dilation, padding, groups = saved
+    x, w, _, dilation, padding, groups, *_ = saved
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
     d_padded = np.zeros_like(padded)
     for p, q, channels, outputs in _taps(w, groups):

@@ -1,18 +1,21 @@
 """Cross-entropy of a linear head: matrix product, softmax and loss in one.
 
-With ``logits = x w + b`` of each row, its target class ``q`` and its weight ``m``::
+With ``logits = x w + b`` of each row over ``Q`` classes, its target class ``q``, its weight ``m``, and a smoothing
+``a`` (0 by default)::
 
-    loss = sum of m (log sum exp(logits) - logits[q]) over all rows / sum of m          mean nats
-    dlogits = dloss m / sum of m (softmax(logits) - onehot(q))
+    p = (1 - a) onehot(q) + a / Q                                                       what is aimed at
+    loss = sum of m (log sum exp(logits) - p . logits) over all rows / sum of m         mean nats
+    dlogits = dloss m / sum of m (softmax(logits) - p)
 
 The logits of all rows are never in memory at once: backward computes them again, chunk by chunk. The softmax over
-mu-law codes is WaveNet's output (arXiv:1609.03499, section 2.2).
+mu-law codes is WaveNet's output (arXiv:1609.03499, section 2.2); smoothing is from arXiv:1512.00567, section 7.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import DTypeError
 from wavedil.ops import contract
 
@@ -25,6 +28,7 @@ class Saved(NamedTuple):
     b: np.ndarray | None  # (Q,)
     targets: np.ndarray  # (B, T) integers
     weights: np.ndarray  # (B, T), divided by their sum
+    smoothing: float
 
 
 class Grads(NamedTuple):
@@ -35,10 +39,11 @@ class Grads(NamedTuple):
     b: np.ndarray | None
 
 
-def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, threads=None):
+def forward(x, w, b, targets, weights=None, *, ignore_index=None, label_smoothing=0.0, workspace=None, backend=None,
+            threads=None):  # fmt: skip
     """Mean cross-entropy, in nats, of a linear head's softmax.
 
-    ``loss = sum(weights (lse(x w + b) - (x w + b)[targets])) / sum(weights)``
+    ``loss = sum(weights (lse(x w + b) - (x w + b)[targets])) / sum(weights)``; see the family's page for smoothing.
 
     Parameters
     ----------
@@ -48,7 +53,12 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     targets : (B, T) array of integers in [0, Q)
         NumPy's are best for a device, too: they are checked on the host, for which those on a device are waited for.
     weights : (B, T) array of numbers or booleans, optional
-        At least 0, with a sum above 0; 0 masks a row out. The default weighs all rows the same. As for targets.
+        At least 0, with a sum above 0; 0 masks a row out, whatever it holds. The default weighs all rows the same. As
+        for targets.
+    ignore_index : int, optional
+        Rows with this target count nothing, as with a weight of 0; it need be no class. None: there are no such rows.
+    label_smoothing : float in [0, 1)
+        The part of the aim that is spread over all classes evenly.
     workspace : Workspace, optional
         Owns the saved arrays until its next forward.
     backend : {None, "cpu", "cuda", "reference"}
@@ -68,6 +78,8 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
         If shapes do not fit, a target is out of range, or the weights are negative, not finite or all zero.
     DTypeError
         If dtypes are mixed or of the wrong kind.
+    ConfigError
+        If a setting is out of range.
 
     Examples
     --------
@@ -77,9 +89,16 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     >>> loss, saved = cross_entropy.forward(x, w, None, targets)
     >>> print(f"{loss / np.log(2):.3f} bits")
     8.000 bits
+
+    A row whose target is -100 counts nothing:
+
+    >>> same, _ = cross_entropy.forward(x, w, None, np.array([[0, 7, -100]]), ignore_index=-100)
+    >>> print(f"{same / np.log(2):.3f} bits")
+    8.000 bits
     """
     where = "cross_entropy.forward"
     threads = contract.threads(where, threads)
+    x, w, b = contract.alike(x, w, b)
     x = contract.floats(where, "x", x, ("B", "T", "E"))
     w = contract.floats(where, "w", w, (x.shape[2], "Q"), x.dtype)
     if b is not None:
@@ -87,6 +106,10 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     targets = contract.integers(where, "targets", targets, x.shape[:2])
     kernels = contract.backend(where, backend, x, w=w, b=b)
     contract.not_beyond(where, "targets", targets, x)
+    wanted = "a number in [0, 1)"
+    smoothing = checks.number(where, "label_smoothing", label_smoothing, wanted, lambda a: 0 <= a < 1)
+    if ignore_index is not None:
+        targets, weights = _without(where, targets, weights, ignore_index)
     contract.in_range(where, "targets", targets, w.shape[1])
     if not contract.is_device_array(targets):
         codes = targets.astype(np.int64) if contract.is_device_array(x) else targets
@@ -94,14 +117,14 @@ def forward(x, w, b, targets, weights=None, *, workspace=None, backend=None, thr
     shares = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype, x)
     contract.shares(where, weights, shares)
     loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64, x)
-    kernels.forward(loss, x, w, b, targets, shares, workspace=workspace, threads=threads)
-    return contract.number(loss), Saved(x, w, b, targets, shares)
+    kernels.forward(loss, x, w, b, targets, shares, smoothing, workspace=workspace, threads=threads)
+    return contract.number(loss), Saved(x, w, b, targets, shares, smoothing)
 
 
 def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
     """Gradients with respect to x, w and b, scaled by the upstream scalar ``dy``.
 
-    ``dlogits = dy weights / sum(weights) (softmax - onehot)``; ``dx = dlogits w^T``, ``dw = sum_t x[t]^T dlogits[t]``,
+    ``dlogits = dy weights / sum(weights) (softmax - p)``; ``dx = dlogits w^T``, ``dw = sum_t x[t]^T dlogits[t]``,
     ``db = sum_t dlogits[t]``.
 
     Parameters
@@ -138,3 +161,13 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     grads = contract.Gradients(where, Grads, shapes, ("x",), saved.x.dtype, into, needs, workspace, saved.x)
     kernels.backward(grads.targets, dy, saved, workspace=workspace, threads=threads)
     return grads.finish()
+
+
+def _without(where, targets, weights, ignored):
+    """The targets with class 0, and weights of 0, in the rows whose target is ignored."""
+    ignored = contract.whole(where, "ignore_index", ignored, -(2**63), 2**63 - 1)
+    targets = contract.on_host(targets)
+    counted = targets != ignored
+    if weights is not None:
+        weights, _ = contract.row_weights(where, weights, targets.shape)
+    return np.where(counted, targets, 0).astype(targets.dtype), counted if weights is None else counted * weights

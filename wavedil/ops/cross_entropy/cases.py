@@ -6,7 +6,8 @@ from wavedil.ops.contract import Case
 
 SUITES = ("parity", "gradients")
 
-# name: batch, time, channels, classes, bias, weights, scale of the logits, dtype of the targets
+# name: batch, time, channels, classes, bias, weights, scale of the logits, dtype of the targets, and where there are
+# any, label smoothing and the ignored target
 _SIZES = {
     "one-sample": (1, 1, 1, 2, True, None, 1.0, np.uint8),
     "one-class": (1, 3, 3, 1, True, None, 1.0, np.uint8),
@@ -16,10 +17,15 @@ _SIZES = {
     "no-bias-256": (1, 50, 16, 256, False, None, 1.0, np.int64),
     "long": (1, 1201, 16, 256, True, "mask", 1.0, np.uint8),
     "confident": (3, 20, 16, 16, True, None, 30.0, np.int16),
+    "smooth": (2, 7, 5, 9, True, "floats", 1.0, np.uint8, 0.1),
+    "smooth-256": (1, 203, 16, 256, False, "mask", 1.0, np.int64, 0.3),
+    "ignored": (2, 5, 3, 7, True, "floats", 1.0, np.int64, 0.1, -100),
 }
-_NAMES = ("batch", "time", "channels", "classes", "bias", "weights", "scale", "integer")
+_NAMES = ("batch", "time", "channels", "classes", "bias", "weights", "scale", "integer", "smoothing", "ignored")
+_DEFAULTS = {"smoothing": 0.0, "ignored": None}
 CASES = tuple(
-    Case(name, seed, dict(zip(_NAMES, sizes, strict=True))) for seed, (name, sizes) in enumerate(_SIZES.items())
+    Case(name, seed, _DEFAULTS | dict(zip(_NAMES, sizes, strict=False)))
+    for seed, (name, sizes) in enumerate(_SIZES.items())
 )
 
 
@@ -37,4 +43,6 @@ def inputs(case, dtype):
         arrays["weights"] = rng.uniform(0.1, 2.0, rows).astype(dtype)
     elif s["weights"] == "mask":
         arrays["weights"] = np.arange(s["time"]) < rng.integers(1, s["time"] + 1, (s["batch"], 1))
-    return arrays, {}
+    if s["ignored"] is not None:
+        arrays["targets"][:, 1::2] = s["ignored"]
+    return arrays, {"ignore_index": s["ignored"], "label_smoothing": s["smoothing"]}

@@ -11,9 +11,9 @@ import numpy as np
 from wavedil.kernels import pool
 from wavedil.kernels.cpu import layout
 from wavedil.kernels.cpu.host import width
-from wavedil.kernels.cpu.jit import jit
+from wavedil.kernels.cpu.jit import inner, jit
 from wavedil.kernels.cpu.layout import CHUNK, read_rows, write_rows
-from wavedil.kernels.cpu.panels import address, down, panel_view, panels_of, repeated, zero_memory, zero_rows
+from wavedil.kernels.cpu.panels import address, down, panel_view, panels_of, repeated, width_of, zero_memory, zero_rows
 from wavedil.kernels.cpu.products import TILE, column_product, left_view, row_product
 from wavedil.kernels.cpu.rows import add_column_sums, cross_entropy_rows
 from wavedil.kernels.workspace import Workspace
@@ -21,12 +21,13 @@ from wavedil.kernels.workspace import Workspace
 Shape = namedtuple("Shape", "rows channels classes panels panels_out")  # panels hold the channels and the classes
 
 
-def forward(loss, x, w, b, targets, weights, *, workspace, threads):
+def forward(loss, x, w, b, targets, weights, smoothing, *, workspace, threads):
     """loss ="""
     workspace = workspace or Workspace()
     shape, arrays, scratch, tasks = _prepare(workspace, x, w, b, targets, weights)
     parts = workspace.array("cross_entropy.parts", (len(tasks), 1), np.float64)
-    calls = [(_forward, parts[i], *arrays, scratch[i], *task, shape) for i, task in enumerate(tasks)]
+    smooth = x.dtype.type(smoothing)
+    calls = [(_forward, parts[i], *arrays, scratch[i], *task, smooth, shape) for i, task in enumerate(tasks)]
     pool.run(calls, pool.check_threads(threads))
     loss[0] = 0
     for part in parts:
@@ -37,7 +38,7 @@ def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.w +=, grads.b +="""
     workspace = workspace or Workspace()
     x, w, dtype = saved.x, saved.w, saved.x.dtype
-    shape, arrays, scratch, tasks = _prepare(workspace, *saved)
+    shape, arrays, scratch, tasks = _prepare(workspace, *saved[:-1])
     channels, classes = layout.plain_map(shape.channels, dtype), layout.plain_map(shape.classes, dtype)
     w_t = workspace.array("cross_entropy.w_t", (shape.panels, len(classes), width(dtype)), dtype)
     layout.pack_weight(w, w.T[None], classes, channels, w_t)
@@ -48,7 +49,8 @@ def backward(grads, dy, saved, *, workspace, threads):
     sums = workspace.array("cross_entropy.sums", (len(tasks), len(classes)), dtype)
     wants = grads.x is not None, grads.w is not None, grads.b is not None
     dx = layout.flat(grads.x if wants[0] else x)  # a kernel that does not want it leaves it alone
-    calls = [(_backward, dx, slabs[i].reshape(-1), sums[i], dtype.type(dy), *arrays, w_t.reshape(-1), zero, scratch[i],
+    numbers = dtype.type(dy), dtype.type(saved.smoothing)
+    calls = [(_backward, dx, slabs[i].reshape(-1), sums[i], *numbers, *arrays, w_t.reshape(-1), zero, scratch[i],
               *task, shape, wants) for i, task in enumerate(tasks)]  # fmt: skip
     pool.run(calls, pool.check_threads(threads))
     if wants[1]:
@@ -77,39 +79,71 @@ def _prepare(workspace, x, w, b, targets, weights):
 
 
 @jit
-def _logits(x, w, bias, scratch, b, t, n, rows, s):
-    """A chunk's rows of x and their logits, as views of the scratch."""
+def _logits(x, w, bias, weights, scratch, b, t, n, rows, s):
+    """A chunk's rows of x, zeros where the weight is 0, and their logits, as views of the scratch."""
     inputs = panel_view(scratch, 0, CHUNK)
     logits = panel_view(scratch, s.panels * CHUNK * inputs.row, CHUNK)
     row = b * s.rows + t
     read_rows(address(x, 0), s.channels, row, row + n, s.channels, inputs, rows)
+    for r in range(n):
+        if weights[row + r] == 0:
+            zero_rows(down(inputs, r), 1, s.panels)
     row_product(left_view(inputs, s.panels), address(w, 0), rows, s.panels_out, logits, repeated(address(bias, 0)))
     return inputs, logits
 
 
+@inner
+def _smoothing_loss(logits, rows, codes, weights, smoothing, classes):
+    """What smoothing adds to the rows' loss: weight * smoothing * (the target's logit - the mean logit)."""
+    w, total = width_of(logits.data), 0.0
+    for r in range(rows):
+        if weights[r] != 0:
+            row, mean = down(logits, r), 0.0
+            for c in range(classes):
+                mean += np.float64(row.data[(c // w) * row.panel + c % w]) / classes
+            target = np.float64(row.data[(codes[r] // w) * row.panel + codes[r] % w])
+            total += np.float64(weights[r]) * np.float64(smoothing) * (target - mean)
+    return total
+
+
+@inner
+def _smooth(gradients, rows, codes, weights, scale, classes):
+    """The rows' gradients += weight * scale * (onehot(code) - 1 / classes)"""
+    w = width_of(gradients.data)
+    for r in range(rows):
+        row, share = down(gradients, r), weights[r] * scale
+        for c in range(classes):
+            row.data[(c // w) * row.panel + c % w] -= share / classes
+        row.data[(codes[r] // w) * row.panel + codes[r] % w] += share
+
+
 @jit
-def _forward(loss, x, w, bias, codes, weights, scratch, b, begin, end, s):
+def _forward(loss, x, w, bias, codes, weights, scratch, b, begin, end, smoothing, s):
     """loss[0] = this block's part"""
     loss[0] = 0
     for t in range(begin, end, CHUNK):
         n = min(CHUNK, end - t)
         rows = (n + TILE - 1) // TILE * TILE
-        _, logits = _logits(x, w, bias, scratch, b, t, n, rows, s)
+        _, logits = _logits(x, w, bias, weights, scratch, b, t, n, rows, s)
         row = b * s.rows + t
+        if smoothing > 0:
+            loss[0] += _smoothing_loss(logits, n, codes[row:], weights[row:], smoothing, s.classes)
         loss[0] += cross_entropy_rows(logits, n, s.panels_out, codes[row:], weights[row:], bias.dtype.type(1), False)
 
 
 @jit
-def _backward(dx, dw, db, dy, x, w, bias, codes, weights, w_t, zero, scratch, b, begin, end, s, wants):
+def _backward(dx, dw, db, dy, smoothing, x, w, bias, codes, weights, w_t, zero, scratch, b, begin, end, s, wants):
     """dx =, dw =, db =: this block's rows, and its part of the sums"""
     zero_memory(address(dw, 0), len(dw))
     zero_memory(address(db, 0), len(db))
     for t in range(begin, end, CHUNK):
         n = min(CHUNK, end - t)
         rows = (n + TILE - 1) // TILE * TILE
-        inputs, logits = _logits(x, w, bias, scratch, b, t, n, rows, s)
+        inputs, logits = _logits(x, w, bias, weights, scratch, b, t, n, rows, s)
         row = b * s.rows + t
         cross_entropy_rows(logits, n, s.panels_out, codes[row:], weights[row:], dy, True)
+        if smoothing > 0:
+            _smooth(logits, n, codes[row:], weights[row:], dy * smoothing, s.classes)
         zero_rows(down(logits, n), rows - n, s.panels_out)
         if wants[0]:
             target = panel_view(scratch, (s.panels + s.panels_out) * CHUNK * inputs.row, CHUNK)

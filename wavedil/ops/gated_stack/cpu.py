@@ -35,12 +35,9 @@ from wavedil.ops.gated_stack.cpu_kernels import skip_sum_backward, train_backwar
 from wavedil.ops.gated_stack.cpu_needs import computed, lowest_layer
 from wavedil.ops.gated_stack.cpu_packing import Plan
 from wavedil.ops.gated_stack.cpu_stream import Stream, init_state
-from wavedil.ops.gated_stack.cpu_tables import CHUNK, GATES, Frames, Item, X
+from wavedil.ops.gated_stack.cpu_tables import CHUNK, GATES, Frames, Item, NoFrames, X
 
 __all__ = ["backward", "forward", "init_state", "loss", "loss_and_grads"]
-
-_NO_FRAMES = (0, 0, 0, 0, 0)
-
 
 def _cuts(costs, stages):
     """Boundaries of so many runs of about equal cost."""
@@ -114,7 +111,8 @@ class Window:
     def _take_condition(self):
         """A condition that is an operand, and for frames room for their products."""
         plan, none = self.plan, np.zeros(0, self.plan.dtype)
-        self.frames = [Frames(none, *_NO_FRAMES)] * self.batch
+        self.framed = self.local is not None and self.network.hop > 0
+        self.frames = [NoFrames()] * self.batch
         self.dframes, self.conditions = self.frames, [none] * self.batch
         if self.local is None:
             return
@@ -188,7 +186,7 @@ class Window:
     def item(self, b, stage, layout, position, dcondition, dframes=None):
         """The arrays of one item in one stage."""
         frames = self.frames[b]
-        none = frames._replace(values=frames.values[:0], hop=0)
+        none = frames._replace(values=frames.values[:0], hop=0) if self.framed else NoFrames()
         return Item(
             self.x[b], self.gates[b], layout, position[b], self.x.shape[1], self.mix[b], self.conditions[b], dcondition,
             self.rows, self.rows, self.biases[b], 0, frames, none if dframes is None else dframes,

@@ -5,10 +5,12 @@ Row t of the item lies ``(phase + t) / hop`` frames after the first one. "linear
 """
 
 
-from wavedil.kernels.cpu.jit import inner, jit
+from numba.extending import overload
+
+from wavedil.kernels.cpu.jit import INNER, inner, jit
 from wavedil.kernels.cpu.panels import address, panel_view, repeated, type_of, width_of, zero_memory
 from wavedil.kernels.cpu.products import column_product, left_view, matrix, row_product
-from wavedil.ops.gated_stack.cpu_tables import BLOCK
+from wavedil.ops.gated_stack.cpu_tables import BLOCK, NoFrames
 
 
 @inner
@@ -18,9 +20,16 @@ def _frame(frames, t):
     return at // frames.hop, (at % frames.hop) / frames.hop
 
 
-@inner
 def frames_at(frames, layer, stream, t, n, target):
-    """target = what the block is told at n rows from t on"""
+    """target = what the block is told at n rows from t on, bias and all; False if there are no frames."""
+    raise NotImplementedError
+
+
+def _none_at(frames, layer, stream, t, n, target):
+    return False
+
+
+def _frames_at(frames, layer, stream, t, n, target):
     w = width_of(target.data)
     for p in range(layer.wide):
         begin = stream * frames.step + (layer.frames + p) * frames.rows * w
@@ -35,11 +44,26 @@ def frames_at(frames, layer, stream, t, n, target):
             else:
                 for c in range(w):
                     target.data[to + c] = frames.values[at + c]
+    return True
 
 
-@inner
+@overload(frames_at, jit_options=INNER)
+def _at(frames, layer, stream, t, n, target):
+    return _none_at if frames.instance_class is NoFrames else _frames_at
+
+
 def add_to_frames(frames, layer, t, n, gradient):
     """The frames' gradient += that of n rows from t on"""
+    raise NotImplementedError
+
+
+def _add_to_none(frames, layer, t, n, gradient):
+    pass
+
+
+def _add_to_frames(frames, layer, t, n, gradient):
+    if frames.hop == 0:
+        return
     w = width_of(gradient.data)
     for p in range(layer.wide):
         begin = (layer.frames + p) * frames.rows * w
@@ -57,6 +81,11 @@ def add_to_frames(frames, layer, t, n, gradient):
             else:
                 for c in range(w):
                     frames.values[at + c] += gradient.data[come + c]
+
+
+@overload(add_to_frames, jit_options=INNER)
+def _add(frames, layer, t, n, gradient):
+    return _add_to_none if frames.instance_class is NoFrames else _add_to_frames
 
 
 @jit

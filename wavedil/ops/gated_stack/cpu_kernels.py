@@ -17,7 +17,6 @@ from wavedil.kernels.cpu.panels import (
     panel_view,
     repeated,
     right,
-    strided_view,
     width_of,
     zero_memory,
     zero_rows,
@@ -38,6 +37,8 @@ from wavedil.ops.gated_stack.cpu_frames import add_to_frames, frames_at
 from wavedil.ops.gated_stack.cpu_gates import few_gates, gates_backward, whole_gates
 from wavedil.ops.gated_stack.cpu_heads import few_outputs, head_backward, loss_rows, whole_outputs
 from wavedil.ops.gated_stack.cpu_inputs import add_to_inputs, fill_inputs
+from wavedil.ops.gated_stack.cpu_joins import few_join, join_backward, whole_join
+from wavedil.ops.gated_stack.cpu_places import gates_of, inputs_of, nothing, skip_sum
 from wavedil.ops.gated_stack.cpu_tables import (
     BEGIN,
     BLOCK,
@@ -47,7 +48,6 @@ from wavedil.ops.gated_stack.cpu_tables import (
     EMBEDDING,
     GATES,
     INPUT,
-    PROJECT,
     RESIDUAL,
     SKIP,
     STEP,
@@ -58,45 +58,11 @@ from wavedil.ops.gated_stack.cpu_tables import (
 TILE = tile_rows()
 
 
-# ---- where things lie ------------------------------------------------------------------------------------------------
-@inner
-def inputs_of(item, i, t):
-    """X of a layer, from time t on."""
-    row = item.position[X, i]
-    if row < 0:
-        row = t
-    w = width_of(address(item.x, 0))
-    return strided_view(address(item.x, item.layout[X, BEGIN, i] + row * w), w, item.layout[X, STEP, i])
-
-
-@inner
-def gates_of(item, i, t):
-    """What a layer keeps besides (tanh and sigmoid, or a pre-activation; later its gradient), from time t on."""
-    row = item.position[GATES, i]
-    if row < 0:
-        row = t
-    w = width_of(address(item.gates, 0))
-    at = item.layout[GATES, BEGIN, i] + row * w
-    return strided_view(address(item.gates, at), w, item.layout[GATES, STEP, i])
-
-
-@inner
-def skip_sum(net, item, row):
-    """The skip sum, from a row of its buffer on."""
-    return right(down(panel_view(item.mix, 0, item.mix_rows), row), net.carried)
-
-
-@inner
-def nothing(net):
-    """Rows of zeros."""
-    return strided_view(address(net.vectors, net.zero), 0, 0)
-
-
 # ---- one chunk forward -----------------------------------------------------------------------------------------------
 Forward = namedtuple("Forward", "gate layers")
 
 
-def _forward(rows, product, biased, gates_rows):
+def _forward(rows, product, biased, gates_rows, join):
     """The forward pass of a chunk by these kinds of products, which are for so many ``rows``."""
 
     def compiled(function):
@@ -114,8 +80,7 @@ def _forward(rows, product, biased, gates_rows):
             weights = matrix(net.matrices, layer.condition_weight, 0, layer.wide, layer.local)
             product(left_view(condition, layer.local), weights, n, layer.wide, gates, start)
             start = gates
-        if item.frames.hop > 0:
-            frames_at(item.frames, layer, 0, t, n, gates)
+        if frames_at(item.frames, layer, 0, t, n, gates):
             start = gates
         x = down(inputs_of(item, i, t), -(layer.taps - 1) * layer.dilation)
         weights = matrix(net.matrices, layer.weight, 0, layer.wide, layer.taps * layer.inputs)
@@ -125,15 +90,14 @@ def _forward(rows, product, biased, gates_rows):
     @compiled
     def layers_forward(net, item, inputs, first, last, t, mix_row, n):
         """n rows through the layers first .. last - 1: fills the next X and the skip sum."""
-        vectors, w = net.vectors, width_of(address(net.vectors, 0))
-        skip = skip_sum(net, item, mix_row)
+        vectors, skip = net.vectors, skip_sum(net, item, mix_row)
         z = panel_view(item.scratch, item.z, CHUNK)
         if first == 0:
             fill_inputs(inputs, net, inputs_of(item, 0, t), t, n)
         for i in range(first, last):
             layer = net.layers[i]
-            x = inputs_of(item, i, t)
             if layer.kind == BLOCK:
+                x = inputs_of(item, i, t)
                 gate_forward(net, item, i, t, n, z)
                 left = left_view(z, layer.gate)
                 if layer.following >= 0:
@@ -151,23 +115,14 @@ def _forward(rows, product, biased, gates_rows):
                     before = nothing(net) if layer.first else skip
                     biased(left, weights, n, layer.skip, skip, before, bias)
                 continue
-            weights = matrix(net.matrices, layer.weight, 0, layer.outputs, layer.taps * layer.inputs)
-            bias = repeated(address(vectors, layer.bias))
-            if layer.kind == PROJECT:
-                following = inputs_of(item, layer.following, t)
-                product(left_view(x, layer.inputs), weights, n, layer.outputs, following, bias)
-            else:
-                copy_rows(skip, x, n, layer.inputs)
-                past = down(x, -(layer.taps - 1) * layer.dilation)
-                left = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
-                product(left, weights, n, layer.outputs, skip, bias)
+            join(net.joins, net, item, i, t, skip, n)
 
     return Forward(gate_forward, layers_forward)
 
 
 # Training has whole tiles of rows; a stream's blocks may be of any size, down to one row.
-_whole = _forward("whole_tiles", row_product, row_product_biased, whole_gates)
-_few = _forward("few_rows", few_row_product, few_row_product_biased, few_gates)
+_whole = _forward("whole_tiles", row_product, row_product_biased, whole_gates, whole_join)
+_few = _forward("few_rows", few_row_product, few_row_product_biased, few_gates, few_join)
 gate_forward, layers_forward = _whole
 stream_layers = _few.layers
 
@@ -203,46 +158,11 @@ def block_backward(net, item, grads, i, t, n, mix, z, recompute):
         dcondition = down(panel_view(item.dcondition, 0, item.rows), t)
         weights = matrix(net.matrices, layer.condition_t, 0, layer.local, layer.wide)
         row_product(left_view(gates, layer.wide), weights, n, layer.local, dcondition, dcondition)
-    if item.dframes.hop > 0:
-        add_to_frames(item.dframes, layer, t, n, gates)
+    add_to_frames(item.dframes, layer, t, n, gates)
     if needs & INPUT:
         later = left_taps(down(gates, (layer.taps - 1) * layer.dilation), layer.wide, -layer.dilation * w, layer.taps)
         weights = matrix(net.matrices, layer.weight_t, 0, layer.inputs, layer.taps * layer.wide)
         row_product_sum(later, weights, n, layer.inputs, both, both, address(slab, layer.d_sums))
-
-
-@inner
-def project_backward(net, item, grads, i, t, n, mix, z):
-    """n rows back through a 1x1 convolution of h."""
-    slab, layer, needs = grads.slab, net.layers[i], grads.needs[i]
-    copy_rows(right(mix, net.carried - layer.outputs), z, n, layer.outputs)  # a product cannot replace its own input
-    if needs & WEIGHT:
-        x = left_view(inputs_of(item, i, t), layer.inputs)
-        column_product(x, z, n, layer.outputs, address(slab, layer.d_weight))
-    if needs & INPUT:
-        weights = matrix(net.matrices, layer.weight_t, 0, layer.inputs, layer.outputs)
-        dh = right(mix, net.carried - layer.inputs)
-        sums = address(slab, layer.d_sums)
-        row_product_sum(left_view(z, layer.outputs), weights, n, layer.inputs, dh, nothing(net), sums)
-
-
-@inner
-def filter_backward(net, item, grads, i, t, n, mix, recompute):
-    """n rows back through a convolution of the skip sum, whose gradient is kept for the rows before."""
-    slab, w, layer, needs = grads.slab, width_of(address(net.vectors, 0)), net.layers[i], grads.needs[i]
-    if recompute:
-        item.position[GATES, i] -= n
-    dskip, kept = right(mix, net.carried), gates_of(item, i, t)
-    copy_rows(dskip, kept, n, layer.outputs)
-    if needs & WEIGHT:
-        past = down(inputs_of(item, i, t), -(layer.taps - 1) * layer.dilation)
-        x = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
-        column_product(x, kept, n, layer.outputs, address(slab, layer.d_weight))
-    if needs & INPUT:
-        span = (layer.taps - 1) * layer.dilation
-        later = left_taps(down(kept, span), layer.outputs, -layer.dilation * w, layer.taps)
-        weights = matrix(net.matrices, layer.weight_t, 0, layer.inputs, layer.taps * layer.outputs)
-        row_product_sum(later, weights, n, layer.inputs, dskip, nothing(net), address(slab, layer.d_level))
 
 
 # ---- a span of chunks ------------------------------------------------------------------------------------------------
@@ -301,13 +221,10 @@ def train_backward(net, item, grads, first, last, begin, end, inputs, recompute)
         if last == len(net.layers):
             zero_rows(mix, n, net.carried)
         for i in range(last - 1, first - 1, -1):
-            kind = net.layers[i].kind
-            if kind == BLOCK:
+            if net.layers[i].kind == BLOCK:
                 block_backward(net, item, grads, i, t, n, mix, z, recompute)
-            elif kind == PROJECT:
-                project_backward(net, item, grads, i, t, n, mix, z)
             else:
-                filter_backward(net, item, grads, i, t, n, mix, recompute)
+                join_backward(net.joins, net, item, grads, i, t, n, mix, z, recompute)
         if first == 0 and grads.needs[0] & EMBEDDING:
             add_to_inputs(inputs, net, right(mix, net.carried - net.layers[0].inputs), grads, t, real)
 

@@ -12,7 +12,7 @@ from wavedil.kernels import pool, storage
 from wavedil.kernels.cpu.host import width
 from wavedil.kernels.cpu.panels import add_gathered, gather, inverse_index, pack_rows, panel_index, panels_of
 from wavedil.kernels.workspace import aligned_zeros
-from wavedil.ops.gated_stack import cpu_gates, cpu_heads
+from wavedil.ops.gated_stack import cpu_gates, cpu_heads, cpu_joins
 from wavedil.ops.gated_stack import network as net
 from wavedil.ops.gated_stack.cpu_tables import BEGIN, CHUNK, GATES, LAYER, STEP, Grads, Net, X
 
@@ -243,8 +243,9 @@ class Plan:
                 table[field][i] = begin
         alphas = tuple(cpu_gates.KINDS[name](alpha) for name, alpha in self.kinds)
         shared = {field: begin for (i, field), begin in begins.items() if i < 0}
+        joins = cpu_joins.Joins() if len(self.blocks) < len(self.layers) else cpu_joins.NoJoins()
         return Net(
-            table, alphas, self._head(shared), self.carried, arrays["matrices"], arrays["vectors"],
+            table, alphas, joins, self._head(shared), self.carried, arrays["matrices"], arrays["vectors"],
             shared.get("embedding", 0), 0 if self.network.real else self.network.input.classes, shared["zero"],
         )  # fmt: skip
 

@@ -16,29 +16,23 @@ from wavedil.kernels.cpu.random import uniform
 from wavedil.kernels.cpu.rows import add_rows, copy_rows, look_up, relu_rows, sample_row
 from wavedil.ops.gated_stack.cpu_frames import frames_at
 from wavedil.ops.gated_stack.cpu_gates import few_gates
-from wavedil.ops.gated_stack.cpu_kernels import nothing, slide_down
-from wavedil.ops.gated_stack.cpu_tables import BEGIN, BLOCK, PROJECT, STEP, X
+from wavedil.ops.gated_stack.cpu_joins import stream_join
+from wavedil.ops.gated_stack.cpu_kernels import slide_down
+from wavedil.ops.gated_stack.cpu_places import inputs_of_streams, nothing
+from wavedil.ops.gated_stack.cpu_tables import BLOCK, X
 
 Options = namedtuple("Options", "seed temperature top_k top_p")
-
-
-@inner
-def inputs_of_streams(item, i, t):
-    """X of a layer, t rows from the present, with a row for each stream."""
-    w = width_of(address(item.x, 0))
-    at = item.layout[X, BEGIN, i] + (item.position[X, i] + t) * w
-    return strided_view(address(item.x, at), item.stream_step, item.layout[X, STEP, i])
 
 
 @inner
 def _block_start(net, item, layer, t, n, gates):
     """What a block's convolution starts from at row t: biases, and what each stream is told."""
     w = width_of(address(net.vectors, 0))
-    if item.frames.hop == 0:
-        return strided_view(address(item.bias, layer.block_bias), item.bias_step, w)
+    start = strided_view(address(item.bias, layer.block_bias), item.bias_step, w)
     for b in range(n):
-        frames_at(item.frames, layer, b, t, 1, down(gates, b))
-    return gates
+        if frames_at(item.frames, layer, b, t, 1, down(gates, b)):
+            start = gates
+    return start
 
 
 @inner
@@ -53,39 +47,31 @@ def sample_step(net, item, codes, t, n):
     for i in range(len(net.layers)):
         layer = net.layers[i]
         x = inputs_of_streams(item, i, 0)
-        if layer.kind == PROJECT:
-            weights = matrix(net.matrices, layer.weight, 0, layer.outputs, layer.inputs)
-            following, bias = inputs_of_streams(item, layer.following, 0), repeated(address(vectors, layer.bias))
-            few_row_product(left_view(x, layer.inputs), weights, n, layer.outputs, following, bias)
+        if layer.kind != BLOCK:
+            stream_join(net.joins, net, item, i, 0, skip, n)
             item.position[X, i] += 1
             continue
-        if layer.kind != BLOCK:
-            copy_rows(skip, x, n, layer.inputs)
         past = inputs_of_streams(item, i, -(layer.taps - 1) * layer.dilation)
         left = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
-        if layer.kind == BLOCK:
-            weights = matrix(net.matrices, layer.weight, 0, layer.wide, layer.taps * layer.inputs)
-            start = _block_start(net, item, layer, t, n, gates)
-            few_gates(net.activation, layer.activation, left, weights, n, layer.gate, gates, start, z)
-            left = left_view(z, layer.gate)
-            if layer.following >= 0:
-                weights = matrix(net.matrices, layer.residual, 0, layer.inputs, layer.gate)
-                bias = repeated(address(vectors, layer.residual_bias))
-                following = inputs_of_streams(item, layer.following, 0)
-                few_row_product_biased(left, weights, n, layer.inputs, following, x, bias)
-            if layer.adds_z:
-                if layer.first:
-                    copy_rows(z, skip, n, layer.skip)
-                else:
-                    add_rows(z, skip, n, layer.skip)
+        weights = matrix(net.matrices, layer.weight, 0, layer.wide, layer.taps * layer.inputs)
+        start = _block_start(net, item, layer, t, n, gates)
+        few_gates(net.activation, layer.activation, left, weights, n, layer.gate, gates, start, z)
+        left = left_view(z, layer.gate)
+        if layer.following >= 0:
+            weights = matrix(net.matrices, layer.residual, 0, layer.inputs, layer.gate)
+            bias = repeated(address(vectors, layer.residual_bias))
+            following = inputs_of_streams(item, layer.following, 0)
+            few_row_product_biased(left, weights, n, layer.inputs, following, x, bias)
+        if layer.adds_z:
+            if layer.first:
+                copy_rows(z, skip, n, layer.skip)
             else:
-                weights = matrix(net.matrices, layer.skip_weight, 0, layer.skip, layer.gate)
-                bias = repeated(address(vectors, layer.skip_bias))
-                before = nothing(net) if layer.first else skip
-                few_row_product_biased(left, weights, n, layer.skip, skip, before, bias)
+                add_rows(z, skip, n, layer.skip)
         else:
-            weights = matrix(net.matrices, layer.weight, 0, layer.outputs, layer.taps * layer.inputs)
-            few_row_product(left, weights, n, layer.outputs, skip, repeated(address(vectors, layer.bias)))
+            weights = matrix(net.matrices, layer.skip_weight, 0, layer.skip, layer.gate)
+            bias = repeated(address(vectors, layer.skip_bias))
+            before = nothing(net) if layer.first else skip
+            few_row_product_biased(left, weights, n, layer.skip, skip, before, bias)
         item.position[X, i] += 1
     return skip
 

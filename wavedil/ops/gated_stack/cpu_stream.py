@@ -12,7 +12,7 @@ from wavedil.ops.gated_stack.cpu_frames import project_frames
 from wavedil.ops.gated_stack.cpu_kernels import stream_loss, stream_rows
 from wavedil.ops.gated_stack.cpu_packing import Plan
 from wavedil.ops.gated_stack.cpu_sample import Options, stream_samples
-from wavedil.ops.gated_stack.cpu_tables import CHUNK, GATES, Frames, Item, X
+from wavedil.ops.gated_stack.cpu_tables import CHUNK, GATES, Frames, Item, NoFrames, X
 
 
 class Stream:
@@ -124,7 +124,7 @@ class Stream:
         )
         items = [
             Item(self.x[b], gates[b], self._layout, self.position[b], self.x.shape[1], mix[b], conditions[b],
-                 conditions[b], count, CHUNK, biases[b], 0, frames[b], frames[b]._replace(hop=0),
+                 conditions[b], count, CHUNK, biases[b], 0, frames[b], NoFrames(),
                  **plan.scratch(self.workspace, CHUNK, b))
             for b in range(self.batch)
         ]  # fmt: skip
@@ -135,9 +135,8 @@ class Stream:
     def _frames(self, local, biases, hop=None):
         """What the blocks are told, for each stream: frames of the condition, or of none."""
         hop = self.network.hop if hop is None else hop
-        none = np.zeros(0, self.dtype)
         if local is None or not hop:
-            return [Frames(none, 0, 0, 0, 0, 0)] * self.batch
+            return [NoFrames()] * self.batch
         plan, net = self.plans[True], self.nets[True]
         rows = whole_tiles(local.shape[1])
         packed = plan.packed_rows(self.workspace, local, self.batch, rows, "frames")
@@ -200,12 +199,12 @@ class Stream:
             kept = int(plan.table["kept"].max()) * rows * plan.width
             gates = self.workspace.array(("step gates", b), (kept,), self.dtype)
             told = frames[b]
-            if told.hop:
+            if local is not None:
                 projected = self.workspace.array("projected", (self.batch, told.step), self.dtype)
                 told = told._replace(values=projected[group].reshape(-1))
             item = Item(
                 self.x[group].reshape(-1), gates, self._layout, position, self.x.shape[1], none, none, none,
-                0, 0, biases[group].reshape(-1), biases.shape[1], told, told._replace(hop=0),
+                0, 0, biases[group].reshape(-1), biases.shape[1], told, NoFrames(),
                 **plan.scratch(self.workspace, rows, "step", b),
             )  # fmt: skip
             chances = self.workspace.array(("probabilities", b), (2, self.network.head.classes), np.float64)

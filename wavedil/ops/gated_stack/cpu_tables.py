@@ -33,9 +33,9 @@ LAYER = np.dtype([(name, np.int64) for name in (
     "d_level",           # the column sums of the gradient of the skip sum that the layer reads or adds to
 )])  # fmt: skip
 
-# `carried` is the number of panels of h where it is widest. `activation` and `head` are values whose types pick
-# functions. `table_rows` is the number of rows of the embedding.
-Net = namedtuple("Net", "layers activation head carried matrices vectors embedding table_rows zero")
+# `carried` is the number of panels of h where it is widest. `activation`, `joins` and `head` are values whose types
+# pick functions. `table_rows` is the number of rows of the embedding.
+Net = namedtuple("Net", "layers activation joins head carried matrices vectors embedding table_rows zero")
 # Gradients of one item in one array. `needs` has a number for each layer, and one for the head: the sum of what is to
 # be computed there, named below.
 Grads = namedtuple("Grads", "slab needs embedding")
@@ -51,7 +51,9 @@ Item = namedtuple(
     "scratch z dz skip end outputs dend",
 )
 # A condition at frame rate after each block's product with it, its bias included: panels of `rows` rows (frames). The
-# first row of the item is row number `phase` of the first frame. Streams lie `step` elements apart. hop 0: none.
+# first row of the item is row number `phase` of the first frame. Streams lie `step` elements apart. Gradients that
+# nobody needs have hop 0.
 Frames = namedtuple("Frames", "values rows step hop linear phase")
+NoFrames = namedtuple("NoFrames", "")  # then nothing of it is compiled
 X, GATES = 0, 1  # rows of `layout` (each with BEGIN and STEP) and of `position`
 BEGIN, STEP = 0, 1

@@ -116,7 +116,7 @@ class Stack:
 
     def __post_init__(self):
         where, sizes = "Stack", self.kernel_sizes
-        dilations = check_dilations(self.dilations, 1)
+        dilations = check_dilations(self.dilations, 1, where)
         sizes = tuple(sizes) if hasattr(sizes, "__iter__") else (sizes,)
         sizes = tuple(checks.whole(where, "kernel_sizes", size) for size in sizes)
         sizes = sizes * len(dilations) if len(sizes) == 1 else sizes

@@ -52,7 +52,8 @@ def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backe
         Predictions, or logits of ``binary``.
     targets : array of the shape and dtype of x
     weights : (...) array of numbers or booleans, optional
-        One for each row: at least 0, with a sum above 0; 0 masks a row out. The default weighs all rows the same.
+        One for each row: at least 0, with a sum above 0; 0 masks a row out, whatever it and its targets hold. The
+        default weighs all rows the same.
     kind : {"binary", "mse", "mae", "huber"}
     delta : float, optional
         Where ``huber`` turns from a square to a straight line; 1 by default.
@@ -92,6 +93,7 @@ def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backe
     threads = contract.threads(where, threads)
     if kind not in KINDS:
         raise ConfigError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    x, targets = contract.alike(x, targets)
     x = contract.floats(where, "x", x, None)
     if len(x.shape) < 2 or 0 in x.shape:
         raise ShapeError(f"{where}: x must be (..., C) with at least one row and channel, got {x.shape}")
@@ -100,10 +102,10 @@ def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backe
         raise ConfigError(f"{where}: delta must be None for {kind}, got {delta!r}")
     delta = checks.number(where, "delta", 1.0 if delta is None else delta, "a number above 0", lambda d: d > 0)
     kernels = contract.backend(where, backend, x, targets=targets)
-    if kind == "binary":
-        contract.between(where, "targets", targets, 0, 1)
     shares = contract.empty(workspace, f"{where}.weights", x.shape[:-1], x.dtype, x)
     contract.shares(where, weights, shares, x.shape[-1])
+    if kind == "binary":
+        contract.between(where, "targets", targets, 0, 1, shares)
     loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64, x)
     kernels.forward(loss, x, targets, shares, kind, delta, workspace=workspace, threads=threads)
     return contract.number(loss), Saved(x, targets, shares, kind, delta)

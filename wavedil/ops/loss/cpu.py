@@ -108,6 +108,8 @@ def _forward(kind, loss, x, targets, weights, scratch, begin, end, channels):
     _losses(kind, (address(x, at), address(targets, at)), (address(scratch, 0),), (end - begin) * channels)
     loss[0] = 0
     for row in range(begin, end):
+        if weights[row] == 0:  # the row may hold NaN
+            continue
         total = 0.0
         for c in range(channels):
             total += np.float64(scratch[(row - begin) * channels + c])
@@ -122,4 +124,4 @@ def _backward(kind, dx, dy, x, targets, weights, begin, end, channels):
     for row in range(begin, end):
         share, to = weights[row] * dy, address(dx, row * channels)
         for c in range(channels):
-            to[c] *= share
+            to[c] = to[c] * share if weights[row] != 0 else share

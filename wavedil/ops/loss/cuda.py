@@ -44,7 +44,9 @@ def _forward(dtype, threads, kind):
         for part in range(cuda.blockIdx.x, parts, cuda.gridDim.x):
             own = float64(0)
             for i in range(part * PART + thread, min((part + 1) * PART, count), threads):
-                value, target = x[uint64(i)], targets[uint64(i)]
+                weight, value, target = weights[uint64(i // channels)], zero, zero
+                if weight != zero:  # else the row may hold NaN
+                    value, target = x[uint64(i)], targets[uint64(i)]
                 d = abs(value - target)
                 if kind == "binary":
                     found = value
@@ -56,7 +58,7 @@ def _forward(dtype, threads, kind):
                     found = d
                 else:
                     found = half * d * d if d <= delta else delta * (d - half * delta)
-                own += float64(weights[uint64(i // channels)]) * float64(found)
+                own += float64(weight) * float64(found)
             held[thread] = own
             cuda.syncthreads()
             if thread == 0:
@@ -78,7 +80,9 @@ def _backward(dtype, threads, kind):
     def kernel(dx, x, targets, weights, delta, scale, count, channels):
         """dx =: one thread an element."""
         for i in range(cuda.grid(1), count, cuda.gridsize(1)):
-            value, target = x[uint64(i)], targets[uint64(i)]
+            weight, value, target = weights[uint64(i // channels)], zero, zero
+            if weight != zero:  # else the row may hold NaN
+                value, target = x[uint64(i)], targets[uint64(i)]
             d = value - target
             if kind == "binary":
                 slope = half + half * math.tanh(half * value) - target
@@ -96,7 +100,7 @@ def _backward(dtype, threads, kind):
                     slope = delta
                 elif d < -delta:
                     slope = -delta
-            dx[uint64(i)] = scale * weights[uint64(i // channels)] * slope
+            dx[uint64(i)] = scale * weight * slope
 
     signature = (array,) * 4 + (real, real, int64, int64)
     return Kernel(f"loss_back.{kind}.{dtype}", kernel, signature, threads)

@@ -24,9 +24,14 @@ SLOPES = {
 }
 
 
+def _counted(x, weights):
+    """Zeros in rows of weight 0, which may hold NaN."""
+    return np.where(weights[..., None] == 0, 0, x)
+
+
 def forward(loss, x, targets, weights, kind, delta, *, workspace, threads):
     """loss =."""
-    losses = LOSSES[kind](x, targets, x.dtype.type(delta))
+    losses = LOSSES[kind](_counted(x, weights), _counted(targets, weights), x.dtype.type(delta))
     loss[0] = (weights[..., None] * losses).sum(dtype=np.float64)
 
 
@@ -34,4 +39,5 @@ def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =."""
     x, targets, weights, kind, delta = saved
     if grads.x is not None:
-        grads.x[...] = dy * weights[..., None] * SLOPES[kind](x, targets, x.dtype.type(delta))
+        slopes = SLOPES[kind](_counted(x, weights), _counted(targets, weights), x.dtype.type(delta))
+        grads.x[...] = dy * weights[..., None] * slopes

@@ -3,11 +3,13 @@
 ======  =============================================================  =====================================
 batch   y = (x - mean[c]) / sqrt(var[c] + eps) scale[c] + shift[c]     over all rows; arXiv:1502.03167
 layer   y = (x - mean[r]) / sqrt(var[r] + eps) scale[c] + shift[c]     over a row's channels; arXiv:1607.06450
+group   the same with mean[i, g] and var[i, g]                         over a group of an item; arXiv:1803.08494
 rms     y = x / sqrt(mean[r] of x^2 + eps) scale[c]                    over a row's channels; arXiv:1910.07467
 weight  y = x / sqrt(sum over all rows of x^2) scale[c]                of a weight; arXiv:1602.07868
 ======  =============================================================  =====================================
 
-A row is everything but the last axis, ``c`` a channel. Variances are those of the whole (divided by n). Batch norm
+A row is everything but the last axis, ``c`` a channel; ``g`` is one of ``groups`` groups of neighbouring channels, and
+``i`` an item, the first axis. Variances are those of the whole (divided by n). Batch norm
 learns with the statistics of its batch and keeps a running mean of them in a `Statistics`, which it uses when it does
 not learn (``training=False``). The weight norm takes a weight's direction ``x``, such as ``(K, C, N)``, and the lengths
 ``scale (N,)`` of its output channels.
@@ -21,8 +23,9 @@ from wavedil import checks
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.ops import contract
 
-KINDS = ("batch", "layer", "rms", "weight")
-BY_CHANNEL = ("batch", "weight")  # the others go row by row
+KINDS = ("batch", "layer", "group", "rms", "weight")
+CENTRED = ("batch", "layer", "group")  # with a mean, and so with a shift
+BY_CHANNEL = ("batch", "weight")  # layer and rms norms go row by row
 
 
 class Statistics(NamedTuple):
@@ -38,8 +41,8 @@ class Saved(NamedTuple):
 
     x: np.ndarray  # (..., C)
     scale: np.ndarray | None  # (C,)
-    mean: np.ndarray | None  # (C,), or one for each row; None for rms and weight
-    inverse: np.ndarray  # 1 / deviation, or 1 / length: (C,), or one for each row
+    mean: np.ndarray | None  # (C,), or one for each row, or (groups, B); None for rms and weight
+    inverse: np.ndarray  # 1 / deviation, or 1 / length: of the shape of mean
     shift: bool  # whether forward had one
     kind: str
     fixed: bool  # whether mean and inverse came from running statistics
@@ -69,8 +72,8 @@ def init_statistics(channels):
 
 
 def forward(
-    x, scale=None, shift=None, *, kind, eps=None, statistics=None, momentum=0.1, training=True, out=None,
-    workspace=None, backend=None, threads=None,
+    x, scale=None, shift=None, *, kind, groups=1, eps=None, statistics=None, momentum=0.1, training=True,
+    out=None, workspace=None, backend=None, threads=None,
 ):  # fmt: skip
     """Normalize.
 
@@ -83,8 +86,12 @@ def forward(
     scale : (C,) array, optional
         1 if not given.
     shift : (C,) array, optional
-        Only of batch and layer norms; 0 if not given.
-    kind : {"batch", "layer", "rms", "weight"}
+        Only of batch, layer and group norms; 0 if not given.
+    kind : {"batch", "layer", "group", "rms", "weight"}
+        A group norm looks at all rows of an item, later ones too. It costs two more copies of ``x`` in each direction.
+        Of a weight norm, a channel of zeros has no direction and comes out as NaN.
+    groups : int
+        Of a group norm; they divide the channels.
     eps : float, optional
         Added to the variance: 1e-5 by default. A weight norm has none.
     statistics : Statistics, optional
@@ -132,6 +139,7 @@ def forward(
     threads = contract.threads(where, threads)
     if kind not in KINDS:
         raise ConfigError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    x, scale, shift = contract.alike(x, scale, shift)
     x = contract.floats(where, "x", x, None)
     if len(x.shape) < 2 or 0 in x.shape:
         raise ShapeError(f"{where}: x must be (..., C) with at least one row and channel, got {x.shape}")
@@ -139,9 +147,14 @@ def forward(
     if scale is not None:
         scale = contract.floats(where, "scale", scale, (channels,), x.dtype)
     if shift is not None:
-        if kind not in ("batch", "layer"):
+        if kind not in CENTRED:
             raise ConfigError(f"{where}: shift must be None for {kind}, got an array")
         shift = contract.floats(where, "shift", shift, (channels,), x.dtype)
+    groups = contract.whole(where, "groups", groups)
+    if groups > 1 and kind != "group":
+        raise ConfigError(f"{where}: groups must be 1 for {kind}, got {groups}")
+    if channels % groups:
+        raise ShapeError(f"{where}: x must have channels divisible by groups = {groups}, got {x.shape}")
     if eps is not None and kind == "weight":
         raise ConfigError(f"{where}: eps must be None for weight, got {eps!r}")
     default = 0.0 if kind == "weight" else 1e-5
@@ -150,8 +163,8 @@ def forward(
     fixed = _check_statistics(where, kind, statistics, training, x)
     kernels = contract.backend(where, backend, x, scale=scale, shift=shift)
     y = contract.output(where, "out", out, x.shape, x.dtype, workspace, [("x", x), ("scale", scale), ("shift", shift)])
-    places = (channels,) if kind in BY_CHANNEL else x.shape[:-1]
-    mean = contract.empty(workspace, f"{where}.mean", places, x.dtype, x) if kind in ("batch", "layer") else None
+    places = (groups, len(x)) if kind == "group" else (channels,) if kind in BY_CHANNEL else x.shape[:-1]
+    mean = contract.empty(workspace, f"{where}.mean", places, x.dtype, x) if kind in CENTRED else None
     inverse = contract.empty(workspace, f"{where}.inverse", places, x.dtype, x)
     if fixed:
         mean[...] = statistics.mean

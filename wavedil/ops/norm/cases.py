@@ -7,7 +7,7 @@ from wavedil.ops.contract import Case
 
 SUITES = ("parity", "gradients")
 
-# name: shape, kind, scale, shift, fixed
+# name: shape, kind, scale, shift, fixed, groups
 _SIZES = {
     "one-channel": ((1, 5, 1), "batch", True, True, False),
     "short": ((3, 5, 3), "layer", True, True, False),
@@ -23,11 +23,16 @@ _SIZES = {
     "weight": ((8, 24, 24), "weight", True, False, False),
     "weight-odd": ((3, 5, 7), "weight", True, False, False),
     "weight-plain": ((2, 1, 3), "weight", False, False, False),
+    "group": ((3, 11, 12), "group", True, True, False, 4),
+    "group-plain": ((2, 4, 6), "group", False, False, False, 2),
+    "group-of-all": ((2, 3, 5, 6), "group", True, True, False, 1),
+    "group-of-one": ((2, 50, 3), "group", True, True, False, 3),
     "long": ((1, 1201, 16), "batch", True, True, False),
     "long-rows": ((1, 1201, 16), "layer", True, True, False),
 }
+_NAMES = ("shape", "kind", "scale", "shift", "fixed", "groups")
 CASES = tuple(
-    Case(name, seed, dict(zip(("shape", "kind", "scale", "shift", "fixed"), sizes, strict=True)))
+    Case(name, seed, {"groups": 1} | dict(zip(_NAMES, sizes, strict=False)))
     for seed, (name, sizes) in enumerate(_SIZES.items())
 )
 
@@ -41,7 +46,7 @@ def inputs(case, dtype):
         arrays["scale"] = rng.uniform(0.5, 1.5, channels).astype(dtype)
     if s["shift"]:
         arrays["shift"] = rng.standard_normal(channels).astype(dtype)
-    settings = {"kind": s["kind"], "training": not s["fixed"]}
+    settings = {"kind": s["kind"], "training": not s["fixed"], "groups": s["groups"]}
     if s["fixed"]:
         mean, var = rng.standard_normal(channels), rng.uniform(0.5, 2, channels)
         settings["statistics"] = norm.Statistics(mean, var, np.ones(1, np.int64))

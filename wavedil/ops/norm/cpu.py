@@ -2,7 +2,8 @@
 
 By channel (batch, weight): what belongs to the channels is repeated to a tile of some rows, so that it is one more
 stream of numbers, and sums over the rows add up in such a tile for each task; the tiles are added in order, in float64.
-By row (layer, rms): two sums and a pass a row, all in the first cache. Variances take the mean first: no digits are
+By row (layer, rms): two sums and a pass a row, all in the first cache. By group: the same, on a copy in which a row
+holds all of a group. Variances take the mean first: no digits are
 lost.
 """
 
@@ -89,6 +90,9 @@ _totals = sums({RowGradients: _row_gradients}, 2)
 # ---- hosts -----------------------------------------------------------------------------------------------------------
 def forward(y, mean, inverse, var, x, scale, shift, kind, eps, fixed, *, workspace, threads):
     """y =, and unless they are fixed, mean =, inverse = and (of a batch) var ="""
+    if kind == "group":
+        _group_forward(y, mean, inverse, x, scale, shift, eps, workspace or Workspace(), threads)
+        return
     work = _Work(workspace, x, threads)
     if kind not in BY_CHANNEL:
         centre = work.zeros("mean", inverse.size) if mean is None else mean.reshape(-1)
@@ -104,7 +108,8 @@ def forward(y, mean, inverse, var, x, scale, shift, kind, eps, fixed, *, workspa
         if var is not None:
             squares /= rows
             var[...] = squares
-        inverse[...] = 1 / np.sqrt(squares + eps)
+        with np.errstate(divide="ignore"):
+            inverse[...] = 1 / np.sqrt(squares + eps)
     factor = inverse if scale is None else inverse * scale
     tiles = work.tile("mean", mean, 0), work.tile("factor", factor), work.tile("shift", shift, 0)
     work.run(_forward_channels, Apply(0), y.reshape(-1), work.x, *tiles)
@@ -113,6 +118,9 @@ def forward(y, mean, inverse, var, x, scale, shift, kind, eps, fixed, *, workspa
 def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.scale +=, grads.shift +="""
     x, scale, mean, inverse, _, kind, fixed = saved
+    if kind == "group":
+        _group_backward(grads, dy, saved, workspace or Workspace(), threads)
+        return
     work = _Work(workspace, x, threads)
     dy, channels = layout.flat(dy), x.shape[-1]
     if grads.x is None and grads.scale is None and grads.shift is None:
@@ -138,6 +146,49 @@ def backward(grads, dy, saved, *, workspace, threads):
         grads.scale[...] += dscale.astype(x.dtype)
     if grads.shift is not None:
         grads.shift[...] += dshift.astype(x.dtype)
+
+
+def _grouped(x, groups):
+    """x (B, ..., C) seen as (groups, B, rows, C / groups)"""
+    return np.moveaxis(x.reshape(len(x), -1, groups, x.shape[-1] // groups), 2, 0)
+
+
+def _group_forward(y, mean, inverse, x, scale, shift, eps, workspace, threads):
+    """A layer norm of rows that hold all of a group's numbers of an item, without scale and shift, and then those."""
+    seen = _grouped(x, len(mean))
+    rows, normal = (workspace.array(f"norm.group.{name}", seen.shape, x.dtype) for name in ("rows", "normal"))
+    rows[...] = seen
+    flat = rows.reshape(*mean.shape, -1), normal.reshape(*mean.shape, -1)
+    forward(flat[1], mean, inverse, None, flat[0], None, None, "layer", eps, False, workspace=workspace,
+            threads=threads)  # fmt: skip
+    _grouped(y, len(mean))[...] = normal
+    if scale is not None:
+        y *= scale
+    if shift is not None:
+        y += shift
+
+
+def _group_backward(grads, dy, saved, workspace, threads):
+    x, scale, mean, inverse, *_ = saved
+    groups, seen = len(mean), _grouped(x, len(mean))
+    rows, g, dx = (workspace.array(f"norm.group.{name}", seen.shape, x.dtype) for name in ("rows", "g", "dx"))
+    rows[...] = seen
+    if grads.x is not None:
+        g[...] = _grouped(dy, groups)
+        if scale is not None:
+            g *= scale.reshape(groups, 1, 1, -1)
+        flat = [a.reshape(*mean.shape, -1) for a in (rows, g, dx)]
+        inner = saved._replace(x=flat[0], scale=None, shift=False, kind="layer")
+        backward(grads._replace(x=flat[2], scale=None, shift=None), flat[1], inner, workspace=workspace,
+                 threads=threads)  # fmt: skip
+        _grouped(grads.x, groups)[...] = dx
+    if grads.shift is not None:
+        grads.shift[...] += dy.sum(tuple(range(dy.ndim - 1)), dtype=np.float64).astype(x.dtype)
+    if grads.scale is not None:
+        rows -= mean[..., None, None]
+        rows *= inverse[..., None, None]
+        rows *= _grouped(dy, groups)
+        grads.scale[...] += rows.sum((1, 2), dtype=np.float64).reshape(-1).astype(x.dtype)
 
 
 class _Work:

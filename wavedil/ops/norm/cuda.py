@@ -12,6 +12,7 @@ from numba import cuda, float64, int64, types, uint64
 from wavedil.kernels.cuda.engine import scratch
 from wavedil.kernels.cuda.launch import Kernel, blocks_for, lanes, threads_or
 from wavedil.kernels.cuda.numbers import reals
+from wavedil.kernels.cuda.rows import move_columns, row_kernels
 from wavedil.kernels.cuda.sums import add_slabs, cut_rows, sum_slabs
 from wavedil.ops.norm import BY_CHANNEL
 
@@ -22,6 +23,9 @@ def forward(y, mean, inverse, var, x, scale, shift, kind, eps, fixed, *, workspa
     """y =, and unless they are fixed, mean =, inverse = and (of a batch) var ="""
     make, channels = scratch(workspace, x.engine), x.shape[-1]
     rows = x.size // channels
+    if kind == "group":
+        _group_forward(make, y, mean, inverse, x, scale, shift, eps)
+        return
     if kind not in BY_CHANNEL:
         kernel = _row_forward(x.dtype, threads_or(128), kind == "layer")
         work = -(-rows // (kernel.threads // lanes(kernel.threads)))
@@ -50,6 +54,9 @@ def backward(grads, dy, saved, *, workspace, threads):
     """grads.x =, grads.scale +=, grads.shift +="""
     x, scale, mean, inverse, _, kind, fixed = saved
     make, channels = scratch(workspace, dy.engine), x.shape[-1]
+    if kind == "group":
+        _group_backward(make, grads, dy, saved)
+        return
     rows, by_channel = x.size // channels, kind in BY_CHANNEL
     centre = x if mean is None else mean
     totals = None
@@ -72,6 +79,68 @@ def backward(grads, dy, saved, *, workspace, threads):
         kernel = _row_back(x.dtype, threads_or(128), kind == "layer")
         work = -(-rows // (kernel.threads // lanes(kernel.threads)))
         kernel(work, grads.x, dy, x, centre, inverse, scale if scaled else x, rows, channels, scaled)
+
+
+def _move_groups(rows, x, back=False):
+    """rows (groups, B, numbers of a group and item) = those of x (B, ..., C), or back."""
+    groups, width = len(rows), x.shape[-1] // len(rows)
+    flat = x.reshape(1, -1, x.shape[-1])
+    for g in range(groups):
+        part = rows[g : g + 1].reshape(1, -1, width)
+        if back:
+            move_columns(flat, part, 0, g * width)
+        else:
+            move_columns(part, flat, g * width, 0)
+
+
+def _group_forward(make, y, mean, inverse, x, scale, shift, eps):
+    """A layer norm of rows that hold all of a group's numbers of an item, and then scale and shift."""
+    rows, normal = (make(f"group {name}", (*mean.shape, x.size // mean.size), x.dtype) for name in ("rows", "normal"))
+    _move_groups(rows, x)
+    kernel = _row_forward(x.dtype, threads_or(128), True)
+    work = -(-mean.size // (kernel.threads // lanes(kernel.threads)))
+    kernel(work, normal, mean, inverse, rows, rows, rows, eps, mean.size, rows.shape[2], False, False)
+    _move_groups(normal, y, back=True)
+    if scale is not None or shift is not None:
+        _scaled(make, y, y, scale, shift)
+
+
+def _scaled(make, y, x, scale, shift=None):
+    """y = x scale + shift"""
+    one = make("ones", x.shape[-1:], x.dtype)
+    one.fill(1)
+    kernel = _apply(x.dtype, threads_or(256))
+    kernel(
+        blocks_for(kernel, x.size), y, x, one, one, one if scale is None else scale, one if shift is None else shift,
+        x.size, x.shape[-1], False, scale is not None, shift is not None,
+    )  # fmt: skip
+
+
+def _group_backward(make, grads, dy, saved):
+    x, scale, mean, inverse, *_ = saved
+    shape = (*mean.shape, x.size // mean.size)
+    rows, g, other = (make(f"group {name}", shape, x.dtype) for name in ("rows", "g", "other"))
+    _move_groups(rows, x)
+    if grads.x is not None:
+        whole = make("group dy", x.shape, x.dtype)
+        _scaled(make, whole, dy, scale)
+        _move_groups(g, whole)
+        kernel = _row_back(x.dtype, threads_or(128), True)
+        work = -(-mean.size // (kernel.threads // lanes(kernel.threads)))
+        kernel(work, other, g, rows, mean, inverse, rows, mean.size, shape[2], False)
+        _move_groups(other, grads.x, back=True)
+    if grads.scale is None and grads.shift is None:
+        return
+    kernel, normal = _row_normal(x.dtype, threads_or(256)), make("group normal", x.shape, x.dtype)
+    kernel(blocks_for(kernel, x.size), other, rows, mean, inverse, x.size, shape[2])
+    _move_groups(other, normal, back=True)
+    one = make("ones", x.shape[-1:], x.dtype)
+    one.fill(1)
+    totals = _totals(make, "back", dy, normal, one, one, False, True)
+    for target, part in ((grads.shift, totals[0]), (grads.scale, totals[1])):
+        if target is not None:
+            kernel = _add_doubles(x.dtype, threads_or(128))
+            kernel(blocks_for(kernel, target.size), target, part, target.size)
 
 
 def _given(x, scale, shift):
@@ -255,6 +324,19 @@ def _row_forward(dtype, threads, centred):
 
 
 @functools.cache
+def _row_normal(dtype, threads):
+    _, array = reals(dtype)
+
+    def kernel(normal, x, means, inverses, count, channels):
+        """normal = (x - mean) inverse, those of rows; one thread an element."""
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            row = uint64(i // channels)
+            normal[uint64(i)] = (x[uint64(i)] - means[row]) * inverses[row]
+
+    return Kernel(f"norm_row_normal.{dtype}", kernel, (array,) * 4 + (int64,) * 2, threads)
+
+
+@functools.cache
 def _row_back(dtype, threads, centred):
     real, array = reals(dtype)
     width = lanes(threads)
@@ -307,6 +389,7 @@ def kernels(dtype):
     return (
         *(_sums(dtype, few, what) for what in ("mean", "squares", "back")),
         *(_finish(dtype, few, what) for what in ("mean", "squares")), _add_doubles(dtype, few),
-        _apply(dtype, many), _channel_back(dtype, many), sum_slabs("float64"),
+        _apply(dtype, many), _channel_back(dtype, many), _row_normal(dtype, many),
+        *row_kernels(dtype), sum_slabs("float64"),
         *(make(dtype, few, centred) for make in (_row_forward, _row_back) for centred in (True, False)),
     )  # fmt: skip

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavedil.errors import ConfigError, DTypeError, ShapeError
+from wavedil.errors import ConfigError
 from wavedil.ops import contract
 
 KINDS = ("average", "statistics", "attentive")
@@ -226,6 +226,7 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=
     where = "pooling.step"
     x, w, b, v = _check(where, x, w, b, v, kind)
     batch, channels = x.shape[0], x.shape[2]
+    contract.same_batch(where, x, state.total)
     shapes = {name: (batch,) if name in ("total", "top") else (batch, channels) for name in State._fields}
     state = State(
         *(contract.target(where, f"state.{n}", getattr(state, n), shape, np.float64, x) for n, shape in shapes.items())
@@ -234,9 +235,7 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=
     rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)  # on the host
     rows.fill(1)
     if weights is not None:
-        weights = contract.on_host(weights)
-        check_weights(where, weights, rows.shape)
-        rows[...] = weights
+        rows[...], _ = contract.row_weights(where, weights, rows.shape, zero=True)
     given = [("x", x), ("w", w), ("b", b), ("v", v)]
     y = contract.output(where, "out", out, (batch, width(channels, kind)), x.dtype, workspace, given)
     kernels.step(y, state, x, rows, w, b, v, kind, workspace=workspace)
@@ -251,6 +250,7 @@ def _kind(where, kind):
 
 def _check(where, x, w, b, v, kind):
     attentive = _kind(where, kind) == "attentive"
+    x, w, b, v = contract.alike(x, w, b, v)
     x = contract.floats(where, "x", x, ("B", "T", "C"))
     for name, array in (("w", w), ("b", b), ("v", v)):
         if (array is not None) != attentive:
@@ -266,26 +266,10 @@ def _check(where, x, w, b, v, kind):
 def _weights(where, weights, x, workspace):
     """The weights, divided by each item's sum, where x is. Those on a device are waited for, as they are checked."""
     shape = x.shape[:2]
-    if contract.is_device_array(x) and contract.is_device_array(weights):
-        weights = contract.floats(where, "weights", weights, shape, x.dtype).to_host()
     shares = contract.empty(workspace, f"{where}.weights", shape, x.dtype)
     if weights is None:
         shares.fill(1 / shape[1])
     else:
-        totals = check_weights(where, weights, shape)
-        if totals.min() <= 0:
-            raise ShapeError(f"{where}: weights must have a positive sum in each item, got {totals.min()}")
+        weights, totals = contract.row_weights(where, weights, shape, axis=1)
         np.divide(weights, totals[:, None], out=shares, casting="same_kind")
     return contract.placed(workspace, f"{where}.weights", shares, x)
-
-
-def check_weights(where, weights, shape):
-    """The sum of each item's weights, after checking that they are weights of this shape."""
-    if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "fiub":
-        raise DTypeError(f"{where}: weights must be an array of numbers, got {getattr(weights, 'dtype', weights)!r}")
-    if weights.shape != shape:
-        raise ShapeError(f"{where}: weights must be {shape}, got {weights.shape}")
-    totals = weights.sum(axis=1, dtype=np.float64)
-    if not (weights.min() >= 0 and np.isfinite(totals).all()):
-        raise ShapeError(f"{where}: weights must be finite and at least 0, got a least of {weights.min()}")
-    return totals

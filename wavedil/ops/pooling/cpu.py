@@ -108,7 +108,8 @@ def _take_in(workspace, state, x, weights, scores, w, b, v, kind, threads):
     shape, packed = _attention(workspace, x, w, b, v, kind)
     size = (shape.panels + shape.panels_hidden) * CHUNK * width(x.dtype)
     scratch = workspace.array("pooling.scratch", (len(x), size), x.dtype)
-    parts = workspace.array("pooling.parts", (len(x), 2, shape.channels), x.dtype)
+    exact = x.dtype if kind == "average" else np.float64  # or else the deviation of large numbers is lost
+    parts = workspace.array("pooling.parts", (len(x), 2, shape.channels), exact)
     arrays = layout.flat(x), weights.reshape(-1), scores.reshape(-1)
     calls = [(_take_in_item, *state, *arrays, *packed, scratch[i], parts[i], i, shape) for i in range(len(x))]
     pool.run(calls, pool.check_threads(threads))

@@ -1,8 +1,8 @@
 """CUDA: scores by a row of 32 threads; then an item's rows slab by slab, and the slabs one after the other.
 
-A slab's rows get their shares within it and its moments their sums in the arrays' type; those join the moments of the
-rows before it in float64, as on the CPU, so forward is a stream whose state begins empty. A stream's state lies on the
-device. Slabs are cut by shape, and nothing waits for the device.
+A slab's rows get their shares within it and its moments their sums in the arrays' type, about its first row; those
+join the moments of the rows before it in float64, as on the CPU, so forward is a stream whose state begins empty. A
+stream's state lies on the device. Slabs are cut by shape, and nothing waits for the device.
 """
 
 import functools
@@ -64,11 +64,11 @@ def _take_in(make, y, state, mean, variance, shares, x, weights, w, b, v, kind):
     kernel = _amounts(dtype, threads_or(128))
     work = -(-batch * slabs // (kernel.threads // lanes(kernel.threads)))
     kernel(work, shares, tops, amounts, weights, batch, time, slab_rows, slabs, attentive)
-    centers, spreads = (make(name, (batch, slabs, channels), dtype) for name in ("centers", "spreads"))
+    centers, spreads = (make(name, (batch, slabs, channels), np.float64) for name in ("centers", "spreads"))
     kernel = _moments(dtype, threads_or(128))
     kernel(
         blocks_for(kernel, centers.size), centers, spreads, x, shares, amounts, centers.size, time, channels, slab_rows,
-        slabs,
+        slabs, kind != "average",
     )  # fmt: skip
     _merge(dtype, threads_or(128))(
         batch, y, mean, variance, *state, tops, amounts, centers, spreads, batch, channels, slabs, kind != "average"
@@ -184,29 +184,37 @@ def _moments(dtype, threads):
     real, array = reals(dtype)
     zero = real(0)
 
-    def kernel(centers, spreads, x, shares, amounts, count, time, channels, slab_rows, slabs):
-        """centers =, spreads =: a thread has one channel of a slab; rows of share 0 are not looked at."""
+    def kernel(centers, spreads, x, shares, amounts, count, time, channels, slab_rows, slabs, moments):
+        """centers =, spreads =: a thread has one channel of a slab; rows of share 0 are not looked at.
+
+        Moments are those of distances from the first row: numbers far from zero lose no digits.
+        """
         for i in range(cuda.grid(1), count, cuda.gridsize(1)):
             c, slab = i % channels, i // channels
             row = slab // slabs * time
             first = row + slab % slabs * slab_rows
             last = min(first + slab_rows, row + time)
-            amount, center, spread = real(amounts[uint64(slab)]), zero, zero
+            amount, center, spread, origin = real(amounts[uint64(slab)]), zero, zero, zero
             if amount != zero:
+                if moments:
+                    t = first
+                    while shares[uint64(t)] == zero:
+                        t += 1
+                    origin = x[uint64(t * channels + c)]
                 for t in range(first, last):
                     share = shares[uint64(t)]
                     if share != zero:
-                        center += share * x[uint64(t * channels + c)]
+                        center += share * (x[uint64(t * channels + c)] - origin)
                 center /= amount
                 for t in range(first, last):
                     share = shares[uint64(t)]
                     if share != zero:
-                        apart = x[uint64(t * channels + c)] - center
+                        apart = x[uint64(t * channels + c)] - origin - center
                         spread += share * apart * apart
                 spread /= amount
-            centers[uint64(i)], spreads[uint64(i)] = center, spread
+            centers[uint64(i)], spreads[uint64(i)] = float64(origin) + float64(center), float64(spread)
 
-    return Kernel(f"pooling_moments.{dtype}", kernel, (array,) * 4 + (DOUBLE,) + (int64,) * 5, threads)
+    return Kernel(f"pooling_moments.{dtype}", kernel, (DOUBLE, DOUBLE, array, array, DOUBLE) + (int64,) * 6, threads)
 
 
 @functools.cache
@@ -234,9 +242,9 @@ def _merge(dtype, threads):
                         more *= math.exp(highest - level)
                         amount += more
                         share = more / amount
-                        apart = float64(centers[uint64(slab * channels + c)]) - m
+                        apart = centers[uint64(slab * channels + c)] - m
                         m += share * apart
-                        v += share * (float64(spreads[uint64(slab * channels + c)]) - v + (one - share) * apart * apart)
+                        v += share * (spreads[uint64(slab * channels + c)] - v + (one - share) * apart * apart)
                 mean[uint64(at)], variance[uint64(at)] = m, v
                 center[uint64(at)], spread[uint64(at)] = real(m), real(v)
                 if moments:
@@ -248,7 +256,7 @@ def _merge(dtype, threads):
             if cuda.threadIdx.x == 0:
                 total[uint64(b)], top[uint64(b)] = amount, level
 
-    signature = (array,) * 3 + (DOUBLE,) * 6 + (array,) * 2 + (int64,) * 4
+    signature = (array,) * 3 + (DOUBLE,) * 8 + (int64,) * 4
     return Kernel(f"pooling_merge.{dtype}", kernel, signature, threads)
 
 

@@ -13,13 +13,15 @@ def forward(y, shares, mean, variance, x, weights, w, b, v, kind, *, workspace, 
         scores = np.tanh(x @ w + b) @ v
         shares *= np.exp(scores - np.where(weights == 0, -np.inf, scores).max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
-    center = np.einsum("bt,btc->bc", shares, x)
     if kind == "average":
-        y[...] = center
+        y[...] = np.einsum("bt,btc->bc", shares, x)
         return
-    mean[...] = center
-    variance[...] = np.einsum("bt,btc->bc", shares, (x - center[:, None]) ** 2)
-    y[...] = np.concatenate([mean, np.sqrt(variance + variance.dtype.type(EPSILON))], axis=1)
+    exact = np.result_type(x, np.float64)  # in float32 the deviation of large numbers would be lost
+    parts = shares.astype(exact) / shares.sum(axis=1, keepdims=True, dtype=exact)
+    center = np.einsum("bt,btc->bc", parts, x)
+    spread = np.einsum("bt,btc->bc", parts, (x - center[:, None]) ** 2)
+    mean[...], variance[...] = center, spread
+    y[...] = np.concatenate([center, np.sqrt(spread + EPSILON)], axis=1)
 
 
 def backward(grads, dy, saved, *, workspace, threads):

@@ -212,7 +212,7 @@ def init_state(batch, depth, *, dilation=1):
     State
     """
     where = "separable.init_state"
-    batch, dilation = contract.whole(where, "batch", batch), contract.whole(where, "dilation", dilation)
+    batch, (dilation,) = contract.whole(where, "batch", batch), contract.per_axis(where, "dilation", dilation, 1)
     depth = contract.floats(where, "depth", depth, ("K", 1, "C"))
     history = (batch, (depth.shape[0] - 1) * dilation, depth.shape[2])
     return State(contract.zeros(history, depth.dtype, depth), np.zeros(1, np.int64))
@@ -241,9 +241,11 @@ def step(x, state, depth, point, b=None, *, dilation=1, out=None, workspace=None
         As `forward` does, or if the state is not one of these sizes.
     """
     where = "separable.step"
+    x, depth, point, b = contract.alike(x, depth, point, b)
     depth = contract.floats(where, "depth", depth, ("K", 1, "C"))
     x, depth, point, b, dilation = _check(where, x, depth, point, b, dilation)
     history = (x.shape[0], *_spans(depth, dilation), x.shape[2])
+    contract.same_batch(where, x, state.history)
     contract.target(where, "state.history", state.history, history, x.dtype, x)
     contract.target(where, "state.position", state.position, (1,), np.int64)
     kernels = contract.backend(where, backend, x, depth=depth, point=point, b=b)
@@ -254,6 +256,7 @@ def step(x, state, depth, point, b=None, *, dilation=1, out=None, workspace=None
 
 
 def _check(where, x, depth, point, b, dilation):
+    x, depth, point, b = contract.alike(x, depth, point, b)
     axes = getattr(depth, "ndim", 0) - 2
     if axes not in (1, 2):
         raise ShapeError(

@@ -225,7 +225,7 @@ def step(x, state, *, out=None):
 # ---- checks ----------------------------------------------------------------------------------------------------------
 def _check(where, params, dilations):
     """Parameters, C-contiguous, and dilations."""
-    dilations = check_dilations(dilations, 1)
+    dilations = check_dilations(dilations, 1, where)
     try:
         kernel, inputs, _ = params["blocks.0.conv.0.weight"].shape
         channels = [params[f"blocks.{i}.conv.1.weight"].shape[2] for i in range(len(dilations))]
@@ -270,6 +270,24 @@ def _input(where, x, params):
     return x
 
 
+def _without_unseen(x, shares, params, dilations):
+    """The input with zeros in rows that no prediction of a weight above 0 sees: those may hold NaN."""
+    time, counts = x.shape[1], shares != 0
+    if counts.all():
+        return x
+    if shares.ndim == 1:  # only the last row's prediction
+        seen = np.repeat(counts[:, None], time, axis=1)
+    else:
+        field = 1 + 2 * (params["blocks.0.conv.0.weight"].shape[0] - 1) * sum(dilations)
+        places = np.where(counts, np.arange(time), 2 * time + field)  # of the first row from here on that counts
+        following = np.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1]
+        seen = following - np.arange(time) < field
+    held = contract.on_host(x)
+    if np.isfinite(held[~seen]).all():
+        return x
+    return contract.placed(None, "x", np.where(seen[..., None], held, held.dtype.type(0)), x)
+
+
 def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads):
     params, dilations = _check(where, params, dilations)
     x = _input(where, x, params)
@@ -285,11 +303,13 @@ def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta
         contract.in_range(where, "targets", targets, outputs)
     else:
         targets = contract.floats(where, "targets", targets, (*rows, outputs), dtype, like="head.weight")
-        if loss == "binary":
-            contract.between(where, "targets", targets, 0, 1)
     contract.not_beyond(where, "targets", targets, params["head.weight"])
     parts = 1 if loss == "cross_entropy" else outputs
-    shares = contract.shares(where, contract.on_host(weights), np.empty(rows, dtype), parts)
+    shares = contract.shares(where, weights, np.empty(rows, dtype), parts)
+    if loss == "binary":
+        contract.between(where, "targets", targets, 0, 1, shares)
+    if weights is not None and "input.embedding" not in params:
+        x = _without_unseen(x, shares, params, dilations)
     if dropout is not None:
         rate = checks.number(where, "rate", dropout.rate, "a number in [0, 1)", lambda r: 0 <= r < 1)
         seed, step = (contract.whole(where, n, getattr(dropout, n), 0) for n in ("seed", "step"))

@@ -59,9 +59,9 @@ from wavedil.ops.tcn_stack.cpu_kernels import (
     Net,
     X,
     predict_items,
-    stream_rows,
     train_items,
 )
+from wavedil.ops.tcn_stack.cpu_stream_kernels import stream_rows
 
 GROUPS = 16  # tasks: as many partial gradients
 KINDS = {"cross_entropy": CROSS_ENTROPY, "binary": BINARY, "mse": MSE, "mae": MAE, "huber": HUBER}
@@ -367,7 +367,8 @@ class Stream:
             for kind in (X, A):
                 part = self._matrix(kind, i)[:, :, now - past : now].transpose(0, 2, 1, 3)
                 channels = self.stack.channels[i + kind]
-                rows.append(np.ascontiguousarray(part.reshape(self.batch, past, -1)[:, :, :channels]))
+                wide = part.reshape(self.batch, past, part.shape[2] * part.shape[3])
+                rows.append(np.ascontiguousarray(wide[:, :, :channels]))
         return rows
 
     def set_history(self, rows, time):
@@ -379,7 +380,7 @@ class Stream:
             wide = np.zeros((*part.shape[:2], matrix.shape[1] * matrix.shape[3]), part.dtype)
             wide[:, :, : part.shape[2]] = part
             target = matrix[:, :, : part.shape[1]]
-            target[...] = wide.reshape(*part.shape[:2], matrix.shape[1], -1).transpose(0, 2, 1, 3)
+            target[...] = wide.reshape(*part.shape[:2], *matrix.shape[1::2]).transpose(0, 2, 1, 3)
         self.time = time
 
     def _matrix(self, kind, block):

@@ -19,7 +19,6 @@ from wavedil.kernels.cpu.panels import (
     address,
     beyond,
     down,
-    move_memory,
     repeated,
     right,
     strided_view,
@@ -29,8 +28,6 @@ from wavedil.kernels.cpu.panels import (
 )
 from wavedil.kernels.cpu.products import (
     column_product,
-    few_row_product,
-    few_row_product_relu,
     index,
     left_taps,
     left_view,
@@ -68,7 +65,7 @@ CROSS_ENTROPY, BINARY, MSE, MAE, HUBER = range(5)
 
 # ---- rows of a panel -------------------------------------------------------------------------------------------------
 @intrinsic
-def _panel_add_relu(typing, x, y, target, rows):
+def panel_add_relu(typing, x, y, target, rows):
     """target = max(0, x + y)"""
 
     def codegen(context, builder, signature, args):
@@ -238,7 +235,7 @@ def block_forward(net, item, drop, b, block, t, n, m, training):
         row_product(left_view(x, P), address(weights, at[SHORTCUT]), m, N, out, bias)
         x = out
     for p in range(N):
-        _panel_add_relu(right(x, p), right(z, p), right(out, p), m)
+        panel_add_relu(right(x, p), right(z, p), right(out, p), m)
 
 
 @inner
@@ -292,7 +289,7 @@ def number_rows(logits, rows, outputs, loss, targets, weights, with_gradient):
     """Sum of weight * loss of the rows' numbers; the predictions are replaced by their gradient if asked for."""
     w = width_of(logits.data)
     total, one = 0.0, weights.dtype.type(1)
-    half = weights.dtype.type(0.5)
+    half, zero = weights.dtype.type(0.5), weights.dtype.type(0)
     for r in range(rows):
         for c in range(outputs):
             place = (c // w) * logits.panel + r * logits.row + c % w
@@ -310,6 +307,8 @@ def number_rows(logits, rows, outputs, loss, targets, weights, with_gradient):
                 inside = abs(d) <= delta
                 value = half * d * d if inside else delta * (abs(d) - half * delta)
                 slope = d if inside else (delta if d > 0 else (-delta if d < 0 else d))
+            if weights[r] == 0:  # then the numbers may be NaN
+                value, slope = zero, zero
             total += np.float64(weights[r]) * np.float64(value)
             if with_gradient:
                 logits.data[place] = weights[r] * slope
@@ -437,68 +436,3 @@ def predict_items(net, item, drop, inputs, out, begin, step):
             item_forward(net, item, drop, b, codes[b], numbers[b], t, real, False)
             logits = head_rows(net, item, t, whole(real))
             write_rows(logits, real, net.outputs, address(here, t * net.outputs), net.outputs)
-
-
-# ---- streams ---------------------------------------------------------------------------------------------------------
-@inner
-def slide(net, item, n):
-    """Make room for n rows below the present one: a full buffer moves its past rows to its beginning."""
-    w = width_of(address(item.data, 0))
-    for block in range(len(net.dilations)):
-        position, past = item.past[block], (net.kernel - 1) * net.dilations[block]
-        for kind in (X, A):
-            height = item.height[kind, block]
-            if position + n > height:
-                for p in range(net.panels[block] if kind == X else net.panels[block + 1]):
-                    start = item.begin[kind, block] + p * height * w
-                    source = address(item.data, start + (position - past) * w)
-                    move_memory(address(item.data, start), source, past * w)
-        if position + n > item.height[X, block]:
-            item.past[block] = past
-
-
-@inner
-def block_stream(net, item, block, n):
-    """n rows from the present one on; the tiles fit any number of them."""
-    weights, w, K = net.weights, width_of(address(net.weights, 0)), net.kernel
-    P, N, d, at = net.panels[block], net.panels[block + 1], net.dilations[block], net.at[:, block]
-    past = (K - 1) * d
-    x, a = rows_of(item, X, block, 0), rows_of(item, A, block, 0)
-    z, out = rows_of(item, B, block, 0), rows_of(item, X, block + 1, 0)
-    bias = repeated(address(weights, at[BIAS0]))
-    few_row_product_relu(left_taps(down(x, -past), P, d * w, K), address(weights, at[CONV0]), n, N, a, bias)
-    bias = repeated(address(weights, at[BIAS1]))
-    few_row_product_relu(left_taps(down(a, -past), N, d * w, K), address(weights, at[CONV1]), n, N, z, bias)
-    if at[SHORTCUT] >= 0:
-        bias = repeated(address(weights, at[SHORTCUT_BIAS]))
-        few_row_product(left_view(x, P), address(weights, at[SHORTCUT]), n, N, out, bias)
-        x = out
-    for p in range(N):
-        _panel_add_relu(right(x, p), right(z, p), right(out, p), n)
-
-
-@jit
-def stream_rows(net, item, codes, numbers, out):
-    """Predictions after each of some more rows; out ="""
-    count, top = len(out), len(net.dilations)
-    w = width_of(address(item.data, 0))
-    logits = strided_view(address(item.data, item.logits), w, CHUNK * w)
-    for t in range(0, count, CHUNK):
-        n = min(CHUNK, count - t)
-        slide(net, item, n)
-        x = rows_of(item, X, 0, 0)
-        if net.classes > 0:
-            for r in range(n):
-                look_up(address(net.weights, net.embedding), codes[t + r], down(x, r), net.panels[0], net.classes)
-        else:
-            read_rows(address(numbers, 0), net.inputs, t, count, net.inputs, x, n)
-        for block in range(top):
-            block_stream(net, item, block, n)
-        for block in range(top):
-            item.past[block] += n
-        bias = repeated(address(net.weights, net.head_bias))
-        left = left_view(rows_of(item, X, top, 0), net.panels[top])
-        few_row_product(left, address(net.weights, net.head), n, net.Q, logits, bias)
-        for r in range(n):
-            for q in range(net.outputs):
-                out[t + r, q] = logits.data[(q // w) * logits.panel + r * w + q % w]

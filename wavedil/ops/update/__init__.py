@@ -7,12 +7,21 @@ SGD with momentum (Polyak's heavy ball)
 
 .. math:: v \leftarrow \mu v + s g, \qquad w \leftarrow w - \eta v
 
+and with Nesterov's momentum (Sutskever et al., ICML 2013, equations 3 and 4, with the gradient taken at the weights
+themselves, as deep learning frameworks do)
+
+.. math:: v \leftarrow \mu v + s g, \qquad w \leftarrow w - \eta (s g + \mu v)
+
 Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1)
 
 .. math::
     m &\leftarrow \beta_1 m + (1 - \beta_1) s g, \qquad
     v \leftarrow \beta_2 v + (1 - \beta_2) (s g)^2 \\
     w &\leftarrow w - \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+AMSGrad (Reddi et al., arXiv:1904.09237, algorithm 2): Adam in which the mean square never falls. With
+:math:`u \leftarrow \max(u, v)`, :math:`u` takes the place of :math:`v` in the last line. (The paper leaves out the two
+corrections :math:`1 - \beta^t`; they are kept here.)
 
 AdamW (Loshchilov & Hutter, arXiv:1711.05101, algorithm 2): Adam, and the weights shrink by themselves
 
@@ -36,6 +45,7 @@ import math
 
 import numpy as np
 
+from wavedil import checks
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.kernels import pool
 from wavedil.ops import contract
@@ -73,8 +83,16 @@ def clip_scale(norm: float, clip: float | None) -> float:
         Global norm of the gradients.
     clip : float or None
         Largest norm allowed, positive; None does not clip.
+
+    Raises
+    ------
+    ConfigError
+        If ``clip`` is not a number above 0.
     """
-    if clip is None or norm <= clip:
+    if clip is None:
+        return 1.0
+    clip = checks.number("update.clip_scale", "clip", clip, "a number above 0", lambda c: c > 0)
+    if norm <= clip:
         return 1.0
     return clip / norm
 
@@ -87,6 +105,7 @@ def sgd(
     *,
     lr,
     momentum=0.0,
+    nesterov=False,
     scale=1.0,
     decay=0.0,
     threads=None,
@@ -105,6 +124,8 @@ def sgd(
         Learning rate, at least 0.
     momentum : float
         In [0, 1).
+    nesterov : bool
+        Nesterov's momentum instead of the heavy ball.
     scale : float
         Factor on the gradients.
     decay : float
@@ -126,7 +147,7 @@ def sgd(
     _number(where, "decay", decay, 1)
     if velocity is None and momentum:
         raise ConfigError(f"{where}: momentum {momentum} needs velocity, got None")
-    kernels.sgd(*arrays.values(), lr, momentum, scale, decay, threads)
+    kernels.sgd(*arrays.values(), lr, momentum, bool(nesterov), scale, decay, threads)
 
 
 def adam(
@@ -135,6 +156,7 @@ def adam(
     first,
     second,
     average=None,
+    largest=None,
     *,
     step,
     lr,
@@ -154,6 +176,8 @@ def adam(
         Running means of the gradients and of their squares, zeros at first.
     average : ndarray, shape (n,), optional
         Moving average of the weights.
+    largest : ndarray, shape (n,), optional
+        The largest `second` so far, zeros at first: makes it AMSGrad.
     step : int
         Number of this step, from 1.
     lr : float
@@ -174,7 +198,8 @@ def adam(
     ------
     ShapeError, DTypeError, ConfigError
     """
-    arrays = {"weights": weights, "grads": grads, "first": first, "second": second, "average": average}
+    moments = {"first": first, "second": second, "largest": largest}
+    arrays = {"weights": weights, "grads": grads, **moments, "average": average}
     _adam("adam", arrays, step, lr, betas, eps, 0.0, scale, decay, threads, backend)
 
 
@@ -184,6 +209,7 @@ def adamw(
     first,
     second,
     average=None,
+    largest=None,
     *,
     step,
     lr,
@@ -199,7 +225,7 @@ def adamw(
 
     Parameters
     ----------
-    weights, grads, first, second, average, step, lr, betas, eps, scale, decay, threads, backend
+    weights, grads, first, second, average, largest, step, lr, betas, eps, scale, decay, threads, backend
         As in `adam`.
     weight_decay : float
         At least 0.
@@ -208,7 +234,8 @@ def adamw(
     ------
     ShapeError, DTypeError, ConfigError
     """
-    arrays = {"weights": weights, "grads": grads, "first": first, "second": second, "average": average}
+    moments = {"first": first, "second": second, "largest": largest}
+    arrays = {"weights": weights, "grads": grads, **moments, "average": average}
     _number("update.adamw", "weight_decay", weight_decay, math.inf)
     _adam("adamw", arrays, step, lr, betas, eps, weight_decay, scale, decay, threads, backend)
 

@@ -22,6 +22,11 @@ _KINDS = {
     "adamw-3": ("adamw", 3, 7, True, {"lr": 0.01, "decay": 0.9}),
     "adamw": ("adamw", 4096, 60, True, {"lr": 2e-3, "weight_decay": 0.1, "decay": 0.99}),
     "adamw-chunks": ("adamw", 3 * _MANY + 17, 3, True, {"lr": 2e-3, "decay": 0.99, "scale": 0.5}),
+    "sgd-nesterov": ("sgd", 1025, 30, True, {"lr": 0.02, "momentum": 0.9, "nesterov": True, "decay": 0.9}),
+    "sgd-nesterov-7": ("sgd", 7, 3, False, {"lr": 0.02, "momentum": 0.9, "nesterov": True}),
+    "adam-amsgrad-5": ("adam", 5, 3, True, {"lr": 2e-3, "betas": (0.9, 0.1), "decay": 0.9}),
+    "adam-amsgrad": ("adam", 1003, 40, False, {"lr": 2e-3, "betas": (0.9, 0.9)}),
+    "adamw-amsgrad": ("adamw", _MANY + 3, 8, True, {"lr": 2e-3, "betas": (0.8, 0.5), "decay": 0.99, "scale": 0.5}),
 }
 _NAMES = ("update", "elements", "steps", "average", "settings")
 CASES = tuple(Case(name, i, dict(zip(_NAMES, kind, strict=True))) for i, (name, kind) in enumerate(_KINDS.items()))
@@ -32,6 +37,8 @@ def inputs(case, dtype):
     s, rng = case.sizes, case.random()
     moments = {"sgd": ("velocity",) if s["settings"].get("momentum") else ()}.get(s["update"], ("first", "second"))
     weights = rng.standard_normal(s["elements"]).astype(dtype)
+    if "amsgrad" in case.name:
+        moments = (*moments, "largest")
     arrays = {"weights": weights} | {name: np.zeros_like(weights) for name in moments}
     if s["average"]:
         arrays["average"] = weights.copy()

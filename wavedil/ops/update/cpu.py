@@ -26,21 +26,21 @@ def global_norm(x, threads):
     return np.sqrt(total)
 
 
-def sgd(weights, grads, velocity, average, lr, momentum, scale, decay, threads):
+def sgd(weights, grads, velocity, average, lr, momentum, nesterov, scale, decay, threads):
     real = weights.dtype.type
-    scalars = (real(scale), real(lr), real(momentum), real(1 - decay))
+    scalars = (nesterov, real(scale), real(lr), real(momentum), real(1 - decay))
     _run(threads, _sgd, (weights, velocity, average, grads), scalars)
 
 
 def adam(
-    weights, grads, first, second, average, step, lr, beta1, beta2, eps, weight_decay, scale, decay, threads
+    weights, grads, first, second, largest, average, step, lr, beta1, beta2, eps, weight_decay, scale, decay, threads
 ):  # fmt: skip
     real = weights.dtype.type
     # The corrections of the bias, in Python's float64: lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t).
     rate = lr / (1 - beta1**step)
     root = (1 - beta2**step) ** -0.5
     scalars = (scale, rate, 1 - beta1, 1 - beta2, root, eps, lr * weight_decay, 1 - decay)
-    _run(threads, _adam, (weights, first, second, average, grads), tuple(real(value) for value in scalars))
+    _run(threads, _adam, (weights, first, second, largest, average, grads), tuple(real(value) for value in scalars))
 
 
 def _chunks(size):
@@ -78,7 +78,7 @@ def _sum_of_squares(total, x):
 
 
 @jit
-def _sgd(weights, velocity, average, grads, scale, lr, momentum, newest):
+def _sgd(weights, velocity, average, grads, nesterov, scale, lr, momentum, newest):
     # weights, velocity, average = in place
     moving = velocity.size > 0
     averaged = average.size > 0
@@ -87,6 +87,8 @@ def _sgd(weights, velocity, average, grads, scale, lr, momentum, newest):
         if moving:
             g += momentum * velocity[i]
             velocity[i] = g
+            if nesterov:
+                g = scale * grads[i] + momentum * g
         w = weights[i] - lr * g
         weights[i] = w
         if averaged:
@@ -94,17 +96,21 @@ def _sgd(weights, velocity, average, grads, scale, lr, momentum, newest):
 
 
 @jit
-def _adam(weights, first, second, average, grads, scale, rate, new1, new2, root, eps, shrink, newest):
-    # weights, first, second, average = in place
+def _adam(weights, first, second, largest, average, grads, scale, rate, new1, new2, root, eps, shrink, newest):
+    # weights, first, second, largest, average = in place
     averaged = average.size > 0
+    never_falls = largest.size > 0
     for i in range(weights.size):
         g = scale * grads[i]
         m = (first[i] - new1 * first[i]) + new1 * g
         v = (second[i] - new2 * second[i]) + new2 * (g * g)
-        w = weights[i]
-        w = w - shrink * w - rate * np.divide(m, root * np.sqrt(v) + eps)
         first[i] = m
         second[i] = v
+        if never_falls:
+            v = largest[i] if largest[i] > v else v  # a NaN in v stays one
+            largest[i] = v
+        w = weights[i]
+        w = w - shrink * w - rate * np.divide(m, root * np.sqrt(v) + eps)
         weights[i] = w
         if averaged:
             average[i] = (average[i] - newest * average[i]) + newest * w

@@ -25,24 +25,25 @@ def global_norm(x, threads):
     return math.sqrt(norm.to_host()[0])
 
 
-def sgd(weights, grads, velocity, average, lr, momentum, scale, decay, threads):
+def sgd(weights, grads, velocity, average, lr, momentum, nesterov, scale, decay, threads):
     kernel = _sgd(weights.dtype, threads_or(256))
     kernel(
         blocks_for(kernel, weights.size), weights, _or(velocity, weights), _or(average, weights), grads, weights.size,
-        velocity is not None, average is not None, scale, lr, momentum, 1 - decay,
+        velocity is not None, average is not None, nesterov, scale, lr, momentum, 1 - decay,
     )  # fmt: skip
 
 
 def adam(
-    weights, grads, first, second, average, step, lr, beta1, beta2, eps, weight_decay, scale, decay, threads
+    weights, grads, first, second, largest, average, step, lr, beta1, beta2, eps, weight_decay, scale, decay, threads
 ):  # fmt: skip
     # The corrections of the bias, in Python's float64: lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t).
     rate = lr / (1 - beta1**step)
     root = (1 - beta2**step) ** -0.5
     kernel = _adam(weights.dtype, threads_or(256))
     kernel(
-        blocks_for(kernel, weights.size), weights, first, second, _or(average, weights), grads, weights.size,
-        average is not None, scale, rate, 1 - beta1, 1 - beta2, root, eps, lr * weight_decay, 1 - decay,
+        blocks_for(kernel, weights.size), weights, first, second, _or(largest, weights), _or(average, weights), grads,
+        weights.size, largest is not None, average is not None, scale, rate, 1 - beta1, 1 - beta2, root, eps,
+        lr * weight_decay, 1 - decay,
     )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def _squares(dtype, threads):
 def _sgd(dtype, threads):
     real, array = reals(dtype)
 
-    def kernel(weights, velocity, average, grads, count, moving, averaged, scale, lr, momentum, newest):
+    def kernel(weights, velocity, average, grads, count, moving, averaged, nesterov, scale, lr, momentum, newest):
         """weights, velocity, average = in place; one thread an element."""
         for index in range(cuda.grid(1), count, cuda.gridsize(1)):
             i = uint64(index)
@@ -88,12 +89,14 @@ def _sgd(dtype, threads):
             if moving:
                 g += momentum * velocity[i]
                 velocity[i] = g
+                if nesterov:
+                    g = scale * grads[i] + momentum * g
             w = weights[i] - lr * g
             weights[i] = w
             if averaged:
                 average[i] = (average[i] - newest * average[i]) + newest * w
 
-    signature = (array,) * 4 + (int64, int64, int64) + (real,) * 4
+    signature = (array,) * 4 + (int64,) * 4 + (real,) * 4
     return Kernel(f"sgd.{dtype}", kernel, signature, threads)
 
 
@@ -102,23 +105,27 @@ def _adam(dtype, threads):
     real, array = reals(dtype)
 
     def kernel(
-        weights, first, second, average, grads, count, averaged, scale, rate, new1, new2, root, eps, shrink, newest
+        weights, first, second, largest, average, grads, count, never_falls, averaged, scale, rate, new1, new2, root,
+        eps, shrink, newest,
     ):  # fmt: skip
-        """weights, first, second, average = in place; one thread an element."""
+        """weights, first, second, largest, average = in place; one thread an element."""
         for index in range(cuda.grid(1), count, cuda.gridsize(1)):
             i = uint64(index)
             g = scale * grads[i]
             m = (first[i] - new1 * first[i]) + new1 * g
             v = (second[i] - new2 * second[i]) + new2 * (g * g)
-            w = weights[i]
-            w = w - shrink * w - rate * (m / (root * math.sqrt(v) + eps))
             first[i] = m
             second[i] = v
+            if never_falls:
+                v = largest[i] if largest[i] > v else v  # a NaN in v stays one
+                largest[i] = v
+            w = weights[i]
+            w = w - shrink * w - rate * (m / (root * math.sqrt(v) + eps))
             weights[i] = w
             if averaged:
                 average[i] = (average[i] - newest * average[i]) + newest * w
 
-    signature = (array,) * 5 + (int64, int64) + (real,) * 8
+    signature = (array,) * 6 + (int64,) * 3 + (real,) * 8
     return Kernel(f"adam.{dtype}", kernel, signature, threads)
 
 

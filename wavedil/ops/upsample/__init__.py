@@ -94,6 +94,7 @@ def forward(x, w=None, b=None, *, kind, factor, out=None, workspace=None, backen
     if kind not in KINDS:
         raise ConfigError(f"{where}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     factor = contract.whole(where, "factor", factor)
+    x, w, b = contract.alike(x, w, b)
     if kind == "nearest":
         for name, value in (("w", w), ("b", b)):
             if value is not None:

@@ -164,7 +164,7 @@ def init_state(batch, channels, window, dtype="float32"):
     Parameters
     ----------
     batch, channels, window : int
-    dtype : dtype
+    dtype : {"float32", "float64"}
 
     Returns
     -------
@@ -175,7 +175,8 @@ def init_state(batch, channels, window, dtype="float32"):
         contract.whole(where, name, value)
         for name, value in (("batch", batch), ("channels", channels), ("window", window))
     )
-    return State(np.zeros((batch, window - 1, channels), dtype), np.zeros(1, np.int64))
+    shape = (batch, window - 1, channels)
+    return State(contract.zeros(shape, contract.float_type(where, dtype)), np.zeros(1, np.int64))
 
 
 def step(x, state, *, kind, window, stride=None, out=None, workspace=None, backend=None):
@@ -208,6 +209,7 @@ def step(x, state, *, kind, window, stride=None, out=None, workspace=None, backe
     window = contract.whole(where, "window", window)
     stride = window if stride is None else contract.whole(where, "stride", stride)
     _kind(where, kind)
+    contract.same_batch(where, x, state.history)
     contract.target(where, "state.history", state.history, (batch, window - 1, channels), x.dtype)
     contract.target(where, "state.time", state.time, (1,), np.int64)
     kernels = contract.backend(where, backend, x)
@@ -253,7 +255,7 @@ def _shape(x, windows):
 
 
 def _floats(where, x):
-    rank = getattr(x, "ndim", 0)
+    rank = getattr(x, "ndim", None) or np.ndim(x)
     return contract.floats(where, "x", x, ("B", "H", "W", "C") if rank == 4 else ("B", "T", "C"))
 
 

@@ -1,9 +1,10 @@
 """Presets and TOML files: what is merged, and what is refused with which words."""
 
+import numpy as np
 import pytest
 
-from wavedil import settings
 from wavedil.errors import ConfigError
+from wavedil.runs import settings
 
 
 def test_later_layers_win_and_untouched_keys_stay():
@@ -33,14 +34,14 @@ def test_presets_are_valid_and_count_steps(name):
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({"modle": {}}, ["my.toml", "modle", "'model'"]),
+        ({"modle": {}}, ["my.toml", "modle", "'[model]'"]),
         ({"train": {"step": 3}}, ["my.toml", "[train]", "'step'", "'steps'"]),
-        ({"train": {"colour": 3}}, ["[train]", "colour", "known:", "batch"]),
-        ({"train": {"steps": "many"}}, ["steps", "int", "'many'"]),
-        ({"train": {"steps": True}}, ["steps", "int", "True"]),
-        ({"train": {"steps": 2.5}}, ["steps", "int", "2.5"]),
+        ({"train": {"colour": 3}}, ["[train]", "colour", "known are", "batch"]),
+        ({"train": {"steps": "many"}}, ["steps", "integer", "'many'"]),
+        ({"train": {"steps": True}}, ["steps", "integer", "True"]),
+        ({"train": {"steps": 2.5}}, ["steps", "integer", "2.5"]),
         ({"train": {"steps": 0}}, ["steps", "at least 1", "0"]),
-        ({"train": {"learning_rate": "fast"}}, ["learning_rate", "float", "'fast'"]),
+        ({"train": {"learning_rate": "fast"}}, ["learning_rate", "number", "'fast'"]),
         ({"train": {"optimizer": "lion"}}, ["optimizer", "adamw", "'lion'"]),
         ({"train": {"schedule": "linear"}}, ["schedule", "cosine", "'linear'"]),
         ({"train": 3}, ["train", "table", "3"]),
@@ -68,5 +69,15 @@ def test_toml_files(tmp_path):
 
 
 def test_unknown_preset():
-    with pytest.raises(ConfigError, match="tiny, small, base, got 'huge'"):
+    with pytest.raises(ConfigError, match="'tiny', 'small', 'base', got 'huge'"):
         settings.preset("huge")
+
+
+def test_collected_settings_know_their_folder_wherever_one_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.toml").write_text("[train]\nsteps = 7\nseed = 1\n")
+    wanted = settings.collect(config="my.toml", folder="speech", seed=np.int64(3))
+    assert wanted.data.folder == str(tmp_path / "speech")
+    assert (wanted.train.steps, wanted.train.seed, type(wanted.train.seed)) == (7, 3, int)
+    assert settings.collect("tiny", folder="bundled").data.folder == ""
+    assert settings.collect("tiny", folder="bundled:it").data.folder == "bundled:it"

@@ -5,19 +5,21 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from wavedil import report
+from wavedil import receptive, report
 from wavedil.errors import ConfigError, DataError
+from wavedil.report._figure import RED
 
-YARDSTICKS = {"uniform": 8.0, "order-0 entropy": 7.66, "FLAC": 6.30, "order-1 entropy": 6.22}
+BASELINES = {"uniform": 8.0, "order-0 entropy": 7.66, "FLAC": 6.30, "order-1 entropy": 6.22}
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that a call draws, as they are just before they are saved."""
     drawn = []
-    save = report._save
-    monkeypatch.setattr(report, "_save", lambda figure, *rest: (drawn.append(figure), save(figure, *rest))[1])
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k))[1])
     return drawn
 
 
@@ -28,23 +30,23 @@ def is_png(path):
 def test_loss_curve_shows_all_series_and_labels(tmp_path, figures):
     train = [(step, 8.0 - step / 50) for step in range(1, 101)]
     validation = [(50, 7.2), (100, 6.1)]
-    path = report.loss_curve(tmp_path / "loss.png", train, validation, YARDSTICKS, title="tiny: 100 steps")
+    path = report.loss_curve(tmp_path / "loss.png", train, validation, BASELINES, title="tiny: 100 steps")
     assert is_png(path)
     (axes,) = figures[0].axes
     raw, smooth, held_out, *horizontal = axes.lines
     assert np.array_equal(raw.get_xydata(), np.array(train))
     assert np.array_equal(held_out.get_xydata(), np.array(validation))
-    assert [line.get_ydata()[0] for line in horizontal] == list(YARDSTICKS.values())
+    assert [line.get_ydata()[0] for line in horizontal] == list(BASELINES.values())
     assert len(smooth.get_ydata()) == 100
     assert abs(smooth.get_ydata()[-1] - raw.get_ydata()[-1]) < 0.2
     assert "bits per sample" in axes.get_ylabel()
     texts = [text.get_text() for text in axes.texts]
     assert any(text.startswith("validation 6.10") for text in texts)
-    assert all(any(text.startswith(name) for text in texts) for name in YARDSTICKS)
+    assert all(any(text.startswith(name) for text in texts) for name in BASELINES)
 
 
 def test_loss_curve_keeps_close_labels_apart(tmp_path, figures):
-    report.loss_curve(tmp_path / "loss.png", [(1, 6.25), (2, 6.25)], [(2, 6.24)], YARDSTICKS)
+    report.loss_curve(tmp_path / "loss.png", [(1, 6.25), (2, 6.25)], [(2, 6.24)], BASELINES)
     (axes,) = figures[0].axes
     low, high = axes.get_ylim()
     heights = sorted(text.xy[1] for text in axes.texts)
@@ -101,7 +103,7 @@ def test_tree_has_a_line_for_each_tap_and_a_circle_for_each_hole(tmp_path, figur
     # From the output, level 2, down to the input, level 0; time is negative: -4 is four samples ago.
     assert lines == {((0, 2), (0, 1)), ((0, 2), (-4, 1)),
                      ((0, 1), (0, 0)), ((0, 1), (-2, 0)), ((-4, 1), (-4, 0)), ((-4, 1), (-6, 0))}
-    (holes,) = [line for line in axes.lines if line.get_markeredgecolor() == report.RED]
+    (holes,) = [line for line in axes.lines if line.get_markeredgecolor() == RED]
     assert sorted(holes.get_xdata()) == [-5, -3, -1] and set(holes.get_ydata()) == {0}
     assert [text.get_text() for text in axes.get_yticklabels()] == ["input", "dilation 4", "dilation 2"]
     assert axes.get_title(loc="left") == "dilations 2-4, kernel 2: 7 samples, 3 holes"
@@ -113,7 +115,7 @@ def test_tree_has_a_line_for_each_tap_and_a_circle_for_each_hole(tmp_path, figur
 def test_coverage_shows_every_count(tmp_path, figures, dilations, kernel_size):
     report.tap_coverage(tmp_path / "coverage.png", dilations, kernel_size)
     (axes,) = figures[0].axes
-    counts = report.receptive.multiplicity(dilations, kernel_size)
+    counts = receptive.multiplicity(dilations, kernel_size)
     if axes.patches:
         assert [bar.get_height() for bar in axes.patches] == counts.tolist()
         assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == pytest.approx(-np.arange(len(counts)))
@@ -126,7 +128,7 @@ def test_2d_coverage_is_an_image_around_the_middle(tmp_path, figures):
     report.tap_coverage_2d(tmp_path / "square.png", [(1, 2), (2, 4)], 3)
     (image,) = figures[0].axes[0].images
     assert image.get_extent() == [-6.5, 6.5, 3.5, -3.5]
-    counts = report.receptive.multiplicity_2d([(1, 2), (2, 4)], 3)
+    counts = receptive.multiplicity_2d([(1, 2), (2, 4)], 3)
     assert np.array_equal(image.get_array().filled(0), counts)
     assert "never seen (46%)" in figures[0].axes[1].get_ylabel()  # 6 of 13 columns
     report.tap_coverage_2d(tmp_path / "large.png", [(100, 1)], 3)
@@ -154,7 +156,7 @@ def test_svg_and_other_names(tmp_path):
     for draw in (report.dilations_page, report.tap_tree, report.tap_coverage, report.tap_coverage_2d):
         with pytest.raises(ConfigError, match=rf"{draw.__name__}: path must end in .png or .svg, got '.*page.pdf'"):
             draw(tmp_path / "page.pdf", [1, 2], 2)
-        with pytest.raises(ConfigError, match="dilations must be whole numbers of at least 1, got 0"):
+        with pytest.raises(ConfigError, match="each of dilations must be at least 1, got 0"):
             draw(tmp_path / "page.png", [1, 0], 2)
 
 

@@ -1,77 +1,69 @@
-"""Receptive field, multiplicity of lags, holes: exact, in integers."""
+"""One dimension: receptive field, multiplicity of lags, holes of a stack. Exact, in integers."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
+from wavedil.checks import whole
 from wavedil.errors import ConfigError
 
+FIELD = 1 << 31  # rows that a model may reach back over
 LAGS = 1 << 22  # what is counted lag by lag ends here: 4 minutes at 16 kHz
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
-def check_dilations(dilations, kernel_size) -> tuple[int, ...]:
-    """The dilations as a tuple of ints.
+def check_dilations(dilations, kernel_size, where: str = "check_dilations") -> tuple[int, ...]:
+    """The dilations as a tuple of ints; ``where`` names in errors whose dilations they are.
 
     Raises
     ------
     ConfigError
-        If there is none, or one of them or the kernel size is not a whole number of at least 1.
+        If there is none, one of them or the kernel size is not an integer of at least 1, or a model of them would reach
+        back over more than 2^31 rows.
     """
-    result = _listed(dilations)
-    for name, value in [("kernel_size", kernel_size), *(("dilations", d) for d in result)]:
-        _whole(name, value)
-    return tuple(int(d) for d in result)
+    result = _checked(where, dilations, kernel_size)
+    reach = max(1 + (int(kernel_size) - 1) * sum(result), *result)
+    if reach > FIELD:
+        raise ConfigError(
+            f"{where}: dilations must reach back over at most {FIELD} rows, got {reach} with a kernel size of "
+            f"{kernel_size}"
+        )
+    return result
+
+
+def _checked(where, dilations, kernel_size):
+    whole(where, "kernel_size", kernel_size)
+    return tuple(whole(where, "each of dilations", d) for d in as_list(where, dilations))
 
 
 def layers(where, dilations, kernel_size) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Dilations and kernel sizes, one of each a layer; ``kernel_size`` is one for all or a sequence."""
-    try:
-        if isinstance(kernel_size, str) or not np.iterable(kernel_size):
-            dilations = check_dilations(dilations, kernel_size)
-            return dilations, (int(kernel_size),) * len(dilations)
-        dilations, sizes = check_dilations(dilations, 1), tuple(kernel_size)
-        for size in sizes:
-            _whole("kernel_size", size)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    if isinstance(kernel_size, str) or not np.iterable(kernel_size):
+        dilations = _checked(where, dilations, kernel_size)
+        return dilations, (int(kernel_size),) * len(dilations)
+    dilations = _checked(where, dilations, 1)
+    sizes = tuple(whole(where, "kernel_size", size) for size in kernel_size)
     if len(sizes) != len(dilations):
         raise ConfigError(f"{where}: kernel_size must be one number or one for each of the {len(dilations)} dilations, "
                           f"got {len(sizes)}")
-    return dilations, tuple(int(size) for size in sizes)
+    return dilations, sizes
 
 
-def whole(where, name, value, least=1) -> int:
-    """The value as an int."""
-    try:
-        return _whole(name, value, least)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}".replace("whole numbers", "a whole number")) from None
-
-
-def _listed(dilations):
+def as_list(where, dilations) -> tuple:
+    """The dilations as a tuple of at least one entry, whatever the entries are."""
     try:
         result = tuple(dilations)
     except TypeError:
-        raise ConfigError(f"dilations must be a list of whole numbers, got {dilations!r}") from None
+        raise ConfigError(f"{where}: dilations must be a list of integers, got {dilations!r}") from None
     if not result:
-        raise ConfigError("dilations must name at least one block, got an empty list")
+        raise ConfigError(f"{where}: dilations must name at least one block, got an empty list")
     return result
 
 
-def _whole(name, value, least=1):
-    if isinstance(value, bool | np.bool) or not hasattr(value, "__index__") or int(value) < least:
-        raise ConfigError(f"{name} must be whole numbers of at least {least}, got {value!r}")
-    return int(value)
-
-
-# ---- one dimension ---------------------------------------------------------------------------------------------------
+# ---- one property at a time ------------------------------------------------------------------------------------------
 def receptive_field(dilations: Sequence[int], kernel_size: int | Sequence[int]) -> int:
     """Number of input samples that one output of a stack of dilated convolutions reaches back over.
 
@@ -92,7 +84,7 @@ def receptive_field(dilations: Sequence[int], kernel_size: int | Sequence[int]) 
     Raises
     ------
     ConfigError
-        If a dilation or a kernel size is not a whole number of at least 1, or their counts differ.
+        If a dilation or a kernel size is not an integer of at least 1, or their counts differ.
 
     References
     ----------
@@ -108,10 +100,10 @@ def receptive_field(dilations: Sequence[int], kernel_size: int | Sequence[int]) 
     9
     """
     dilations, sizes = layers("receptive_field", dilations, kernel_size)
-    return _field(dilations, sizes)
+    return field_of(dilations, sizes)
 
 
-def _field(dilations, sizes):
+def field_of(dilations, sizes):
     return 1 + sum((k - 1) * d for d, k in zip(dilations, sizes, strict=True))
 
 
@@ -146,11 +138,11 @@ def multiplicity(dilations: Sequence[int], kernel_size: int | Sequence[int]) -> 
     >>> multiplicity([2, 4], 2)
     array([1, 0, 1, 0, 1, 0, 1])
     """
-    return _multiplicity("multiplicity", *layers("multiplicity", dilations, kernel_size))
+    return multiplicity_of("multiplicity", *layers("multiplicity", dilations, kernel_size))
 
 
-def _multiplicity(where, dilations, sizes):
-    field = _field(dilations, sizes)
+def multiplicity_of(where, dilations, sizes):
+    field = field_of(dilations, sizes)
     if field > LAGS:
         raise ConfigError(f"{where}: the receptive field must be at most {LAGS:,} samples to be counted lag by lag, "
                           f"got {field:,}")
@@ -187,7 +179,7 @@ def holes(dilations: Sequence[int], kernel_size: int | Sequence[int]) -> np.ndar
     >>> holes([2, 4, 8], 2)
     array([ 1,  3,  5,  7,  9, 11, 13])
     """
-    return np.flatnonzero(_multiplicity("holes", *layers("holes", dilations, kernel_size)) == 0)
+    return np.flatnonzero(multiplicity_of("holes", *layers("holes", dilations, kernel_size)) == 0)
 
 
 def first_hole(dilations: Sequence[int], kernel_size: int | Sequence[int]) -> int | None:
@@ -264,7 +256,7 @@ def gridding(dilations: Sequence[int], kernel_size: int | Sequence[int]) -> floa
     >>> round(gridding([2, 4, 8], 2), 3)  # 7 of 15
     0.467
     """
-    return _gridding(_multiplicity("gridding", *layers("gridding", dilations, kernel_size)))
+    return _gridding(multiplicity_of("gridding", *layers("gridding", dilations, kernel_size)))
 
 
 def _gridding(counts):
@@ -298,167 +290,12 @@ def evenness(dilations: Sequence[int], kernel_size: int | Sequence[int]) -> floa
     >>> round(evenness([1, 2, 4, 8] * 3, 2), 2)
     0.63
     """
-    return _evenness(_multiplicity("evenness", *layers("evenness", dilations, kernel_size)))
+    return _evenness(multiplicity_of("evenness", *layers("evenness", dilations, kernel_size)))
 
 
 def _evenness(counts):
     counts = (counts / counts.max()).astype(np.float64)  # first, as huge counts are beyond a float
     return float(counts.sum() ** 2 / (len(counts) * (counts**2).sum()))
-
-
-# ---- two dimensions --------------------------------------------------------------------------------------------------
-def multiplicity_2d(dilations, kernel_size) -> np.ndarray:
-    """In how many ways a stack of 2D convolutions sees each offset: exact, for full rectangular kernels.
-
-    Such a kernel takes any row tap with any column tap, so the count is the product of the counts of the two axes:
-    ``m(i, j) = m_rows(i) m_columns(j)``. There is a hole if and only if one axis has one.
-
-    Parameters
-    ----------
-    dilations : sequence of int or of (int, int)
-        Of each layer, for both axes or for rows and columns.
-    kernel_size : int or (int, int)
-        Taps, for both axes or for rows and columns.
-
-    Returns
-    -------
-    (rows, columns) array
-        Sizes are the receptive fields of the axes; entry (0, 0) is one corner. Types as in `multiplicity`.
-
-    Raises
-    ------
-    ConfigError
-        As `multiplicity`; the limit is on rows times columns.
-
-    Examples
-    --------
-    >>> multiplicity_2d([1, 2], 2)
-    array([[1, 1, 1, 1],
-           [1, 1, 1, 1],
-           [1, 1, 1, 1],
-           [1, 1, 1, 1]])
-    >>> multiplicity_2d([(1, 2)], 2)
-    array([[1, 0, 1],
-           [1, 0, 1]])
-    """
-    where = "multiplicity_2d"
-    try:
-        pairs, taps = [_pair("dilations", d) for d in _listed(dilations)], _pair("kernel_size", kernel_size)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    axes = [layers(where, [pair[axis] for pair in pairs], taps[axis]) for axis in (0, 1)]
-    fields = [_field(*axis) for axis in axes]
-    if math.prod(fields) > LAGS:
-        raise ConfigError(f"{where}: rows times columns must be at most {LAGS:,} to be counted one by one, got "
-                          f"{fields[0]:,} x {fields[1]:,}")
-    rows, columns = (_multiplicity(where, *axis) for axis in axes)
-    if int(rows.max()) * int(columns.max()) >= 2**63:
-        rows, columns = rows.astype(object), columns.astype(object)
-    return np.multiply.outer(rows, columns)
-
-
-def _pair(name, value):
-    if isinstance(value, tuple | list):
-        if len(value) != 2:
-            raise ConfigError(f"{name} must be one number or (rows, columns), got {value!r}")
-        return tuple(value)
-    return value, value
-
-
-class Hybrid(NamedTuple):
-    """What the hybrid rule says; a heuristic."""
-
-    distance: int  # M_2 of the paper
-    common_factor: int  # of all dilations
-    passes: bool  # distance <= kernel size, and no common factor
-
-
-def hybrid_2d(dilations: Sequence[int], kernel_size: int) -> Hybrid:
-    """The hybrid rule for stacks of 2D convolutions: a **heuristic**; `multiplicity_2d` counts what is really seen.
-
-    With ``M_n = r_n`` and ``M_i = max(M_{i+1} - 2 r_i, 2 r_i - M_{i+1}, r_i)``, a group of dilations ``r_1, ..., r_n``
-    passes if ``M_2 <= kernel_size`` and the dilations have no common factor. For kernel 3 and ascending groups that
-    begin with 1 it agrees with the count (seen for all of up to four dilations up to 12). Elsewhere it errs both ways:
-    with kernel 3 it passes [2, 3, 5], which never sees lag 1; with kernel 5 it refuses [1, 1, 8], which has no hole.
-
-    Parameters
-    ----------
-    dilations : sequence of int
-        At least two, in the order of the layers.
-    kernel_size : int
-        Of all layers, on both axes.
-
-    Returns
-    -------
-    Hybrid
-
-    Raises
-    ------
-    ConfigError
-        If there are fewer than two dilations, or they or the kernel size are not whole numbers of at least 1.
-
-    References
-    ----------
-    Wang et al., "Understanding Convolution for Semantic Segmentation", arXiv:1702.08502, section 3.2.
-
-    Examples
-    --------
-    >>> hybrid_2d([1, 2, 5], 3)
-    Hybrid(distance=2, common_factor=1, passes=True)
-    >>> hybrid_2d([1, 2, 9], 3)
-    Hybrid(distance=5, common_factor=1, passes=False)
-    """
-    dilations, _ = layers("hybrid_2d", dilations, kernel_size)
-    kernel_size = whole("hybrid_2d", "kernel_size", kernel_size)
-    if len(dilations) < 2:
-        raise ConfigError(f"hybrid_2d: dilations must name at least two layers, got {list(dilations)}")
-    distance = dilations[-1]
-    for r in dilations[-2:0:-1]:
-        distance = max(distance - 2 * r, 2 * r - distance, r)
-    factor = math.gcd(*dilations)
-    return Hybrid(distance, factor, distance <= kernel_size and factor == 1)
-
-
-# ---- durations -------------------------------------------------------------------------------------------------------
-def samples(duration: int | str, rate: int | None = None) -> int:
-    """A duration in samples: a number of samples as it is, "300ms" or "0.3s" at a sample rate, rounded up.
-
-    Raises
-    ------
-    ConfigError
-        If it is not such a duration, is not above zero, or is in seconds while there is no rate.
-
-    Examples
-    --------
-    >>> samples("300ms", 8000), samples("1.5 s", 44100), samples(512)
-    (2400, 66150, 512)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?(ms|s|samples|)", str(duration).strip())
-    number, unit = (Fraction(found[1]), found[2]) if found and not isinstance(duration, bool) else (0, "")
-    if number <= 0 or (unit in ("", "samples") and number.denominator != 1):
-        raise ConfigError(f"samples: duration must be such as 2400 (samples), '300ms' or '0.3s', got {duration!r}")
-    if unit in ("", "samples"):
-        return int(number)
-    if rate is None:
-        raise ConfigError(f"samples: rate must be given for a duration in {unit}, got {duration!r} and no rate")
-    return math.ceil(number * whole("samples", "rate", rate) / (1000 if unit == "ms" else 1))
-
-
-def milliseconds(samples: int, rate: int) -> float:
-    """How long this many samples last.
-
-    Raises
-    ------
-    ConfigError
-        If the samples are no whole number of at least 0, or the rate, in Hz, of at least 1.
-
-    Examples
-    --------
-    >>> milliseconds(1024, 8000)
-    128.0
-    """
-    samples = whole("milliseconds", "samples", samples, 0)
-    return 1000 * samples / whole("milliseconds", "rate", rate)
 
 
 # ---- all at once -----------------------------------------------------------------------------------------------------
@@ -524,7 +361,7 @@ def analyse(dilations: Sequence[int], kernel_size: int | Sequence[int], *, clip:
     (31, 81, 5, 0)
     """
     dilations, sizes = layers("analyse", dilations, kernel_size)
-    counts = _multiplicity("analyse", dilations, sizes)
+    counts = multiplicity_of("analyse", dilations, sizes)
     return Analysis(dilations, sizes, counts, _cautions("analyse", dilations, sizes, clip, window))
 
 
@@ -552,7 +389,7 @@ def cautions(dilations: Sequence[int], kernel_size: int | Sequence[int], *, clip
     Raises
     ------
     ConfigError
-        As `receptive_field`, or if clip or window is not a whole number of at least 1.
+        As `receptive_field`, or if clip or window is not an integer of at least 1.
 
     Examples
     --------
@@ -566,7 +403,7 @@ def cautions(dilations: Sequence[int], kernel_size: int | Sequence[int], *, clip
 
 def _cautions(where, dilations, sizes, clip, window):
     said = []
-    field = _field(dilations, sizes)
+    field = field_of(dilations, sizes)
     taken = [d for d, k in zip(dilations, sizes, strict=True) if k > 1]
     hole = _first_hole(dilations, sizes)
     if hole is not None:
