@@ -74,6 +74,7 @@ def checked_targets(where, network, params, inputs, targets, condition):
         raise ConfigError(f"{where}: targets must be given, as what is fed is not what is predicted, got None")
     params, inputs, condition = checked(where, network, params, inputs, condition, int(shifted))
     if shifted:
+        inputs = contract.on_host(inputs)
         contract.in_range(where, "inputs", inputs, head.classes)
         return params, inputs[:, :-1], inputs[:, 1:], condition
     rows, dtype = inputs.shape[:2], next(iter(params.values())).dtype
