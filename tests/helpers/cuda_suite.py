@@ -3,6 +3,8 @@
 `test_ptx_kernels` runs them as executed PTX, `test_gpu` on a GPU.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 from cuda_sim import test_clip_classifier as clips
@@ -100,6 +102,16 @@ def _named(name):
     return next(case for case in STACKS.CASES + STACKS.NETWORKS if case.name == name)
 
 
+def _smooth(case):
+    """A case whose blocks have no kinks."""
+    network = case.sizes["network"]
+    stacks = [
+        dataclasses.replace(stack, activation="softplus", alpha=None) if stack.activation == "leaky_relu" else stack
+        for stack in network.stacks
+    ]
+    return dataclasses.replace(case, sizes=case.sizes | {"network": dataclasses.replace(network, stacks=stacks)})
+
+
 @by_dtype
 @pytest.mark.parametrize("case", STACKS.CASES + STACKS.NETWORKS, ids=str)
 def test_a_stack_equals_the_reference(on_device, case, dtype):
@@ -118,9 +130,9 @@ def test_a_stack_equals_the_reference(on_device, case, dtype):
 def test_half_activations_equal_the_reference(on_device, name):
     """The reference rounds in float64, so an input within rounding of a tie may go the other way: 2^-11 of it.
 
-    In deep networks some do; the gradients, which lie ten times as far from those without rounding, tell.
+    In deep networks some do. Then the slope of a kink may flip as well, so there are none here.
     """
-    moved, wide, settings = _stack(_named(name), "float32")
+    moved, wide, settings = _stack(_smooth(_named(name)), "float32")
     expected = ops.gated_stack.loss_and_grads(**wide, **settings, half_activations=True, backend="reference")
     got = ops.gated_stack.loss_and_grads(**moved, **settings, half_activations=True, recompute=name in RECOMPUTED)
     assert got.loss == pytest.approx(expected.loss, rel=5e-5 if name == "three-stacks" else 1e-5)
