@@ -9,9 +9,8 @@ factors into shared memory, both with the inner index first, so that each thread
     rows       y[b, t, n] = end(bias[n] + sum over k and c of left(a)[b, t + shift + k dilation, c] w[k, c, n])
     columns    dw[k, c, n] += sum over b and t of left(a)[b, t + shift + k dilation, c] g[b, t, n]
 
-The second is taken slab of rows by slab of rows, and the slabs are added in their order.
-
-Rows outside of an item count as zeros: that is the padding of a convolution.
+The second is taken slab of rows by slab of rows, and the slabs are added in their order. Rows outside of an item count
+as zeros: that is the padding of a convolution.
 
 Arrays of activations may be float16: they are widened as they are read, and rounded to nearest as they are written. All
 arithmetic is done in the dtype of the weights.

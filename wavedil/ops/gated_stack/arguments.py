@@ -41,7 +41,8 @@ def checked_inputs(where, network, inputs, dtype, extra=0, batch="B"):
         wanted = f"({batch}, T{' + 1' * bool(extra)})"
         raise ShapeError(f"{where}: inputs must be {wanted}, got {inputs.shape}")
     if inputs.shape[1] <= extra:
-        raise ShapeError(f"{where}: inputs must have at least {extra + 1} columns, got {inputs.shape}")
+        columns = f"{extra + 1} column{'s' * bool(extra)}"
+        raise ShapeError(f"{where}: inputs must have at least {columns}, got {inputs.shape}")
     contract.in_range(where, "inputs", inputs, network.input.classes)
     return inputs
 
