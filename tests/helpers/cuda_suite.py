@@ -95,7 +95,9 @@ def _stack(case, dtype):
 
 
 RECOMPUTED = ("wide", "one-chunk", "amplifier", "three-stacks")
-HALVES = ("wide", "kernel-3", "below-dilation", "global", "local", "amplifier", "three-stacks", "frames-linear")
+HALVES = (
+    "wide", "kernel-3", "below-dilation", "global", "local", "plain-tanh", "amplifier", "three-stacks", "frames-linear",
+)  # fmt: skip
 
 
 def _named(name):
