@@ -38,11 +38,11 @@ class Tiny:
         self.poison = None  # (call number, parameter name): puts a NaN there
         self.calls = 0
 
-    def loss(self, codes, weights=None, *, speaker=None):
-        return self._run(codes, weights, speaker)[0]
+    def loss(self, codes, sample_weight=None, *, speaker=None):
+        return self._run(codes, sample_weight, speaker)[0]
 
-    def loss_and_grads(self, codes, weights=None, into=None, *, speaker=None):
-        loss, h, dlogits = self._run(codes, weights, speaker)
+    def loss_and_grads(self, codes, sample_weight=None, into=None, *, speaker=None):
+        loss, h, dlogits = self._run(codes, sample_weight, speaker)
         grads = self.params.like() if into is None else into
         grads["head.weight"][...] += np.einsum("btc,btq->cq", h, dlogits)
         grads["head.bias"][...] += dlogits.sum((0, 1))
@@ -56,7 +56,7 @@ class Tiny:
             grads[self.poison[1]].flat[0] = np.nan
         return loss, grads
 
-    def _run(self, codes, weights, speaker):
+    def _run(self, codes, sample_weight, speaker):
         inputs, targets = codes[:, :-1], codes[:, 1:].astype(int)[..., None]
         h = self.params["embedding"][inputs]
         if speaker is not None:
@@ -65,7 +65,7 @@ class Tiny:
         logits = logits - logits.max(-1, keepdims=True)
         p = np.exp(logits)
         p /= p.sum(-1, keepdims=True)
-        w = np.ones(inputs.shape, self.dtype) if weights is None else weights.astype(self.dtype)
+        w = np.ones(inputs.shape, self.dtype) if sample_weight is None else sample_weight.astype(self.dtype)
         w = w / w.sum()
         loss = float(-(w * np.log(np.take_along_axis(p, targets, -1)[..., 0])).sum())
         np.put_along_axis(p, targets, np.take_along_axis(p, targets, -1) - 1, -1)

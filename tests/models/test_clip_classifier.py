@@ -143,7 +143,7 @@ def test_a_stream_decides_at_its_end_as_the_whole_clip(pooling):
 def test_a_refused_block_leaves_the_stream_as_it_was():
     model, spoiled = classifier("statistics"), classifier("statistics")
     states = model.init_stream(4), spoiled.init_stream(4)
-    with pytest.raises(ShapeError, match=r"weights must be \(4, 40\), got \(4, 39\)"):
+    with pytest.raises(ShapeError, match=r"sample_weight must be \(4, 40\), got \(4, 39\)"):
         spoiled.stream(codes(), states[1], np.ones((4, 39)))
     assert states[1].time == 0
     np.testing.assert_array_equal(model.stream(codes(), states[0]), spoiled.stream(codes(), states[1]))

@@ -563,9 +563,9 @@ def test_weights_that_do_not_fit():
     model = net()
     codes = codes_for(model, 2, 20)
     for weights, message in [
-        (f32(2, 20), r"weights must be \(2, 19\), got \(2, 20\)"),
-        (f32(19), r"weights must be \(2, 19\), got \(19,\)"),
-        (0 * f32(2, 19), "weights must be finite, at least 0 and not all 0"),
+        (f32(2, 20), r"sample_weight must be \(2, 19\), got \(2, 20\)"),
+        (f32(19), r"sample_weight must be \(2, 19\), got \(19,\)"),
+        (0 * f32(2, 19), "sample_weight must be finite, at least 0 and not all 0"),
     ]:
         for call in (model.loss, model.loss_and_grads):
             with pytest.raises(ShapeError, match=message):

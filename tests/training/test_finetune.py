@@ -186,9 +186,9 @@ def test_only_needed_gradients_are_asked_for():
     asked = []
 
     class Asked(Tiny):
-        def loss_and_grads(self, codes, weights=None, into=None, *, needs=None, speaker=None):
+        def loss_and_grads(self, codes, sample_weight=None, into=None, *, needs=None, speaker=None):
             asked.append(needs)
-            return super().loss_and_grads(codes, weights, into, speaker=speaker)
+            return super().loss_and_grads(codes, sample_weight, into, speaker=speaker)
 
     trainer(model=Asked()).fit(steps=1)
     trainer(model=Asked(), finetune=FineTune(freeze="embedding", unfreeze={"voice": 1})).fit(steps=2)

@@ -184,7 +184,7 @@ class ClipClassifier(Model):
         inplace.relu(x)
         attention = {name: full for name, full in self._attention().items() if full in needs}
         pooled, saved_pooling = pooling.forward(
-            x, **self._attention_arrays(), kind=self.config.pooling, weights=mask, workspace=self._workspace,
+            x, **self._attention_arrays(), kind=self.config.pooling, sample_weight=mask, workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip
         loss, saved_head = self._score(pooled, targets)
@@ -297,7 +297,7 @@ class ClipClassifier(Model):
         """
         return ClipStream(self, checks.whole("ClipClassifier.init_stream", "batch", batch))
 
-    def stream(self, codes: np.ndarray, state: ClipStream, weights: np.ndarray | None = None) -> np.ndarray:
+    def stream(self, codes: np.ndarray, state: ClipStream, sample_weight: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (B, labels) given all codes so far, these included.
 
         Parameters
@@ -306,12 +306,12 @@ class ClipClassifier(Model):
             Any n from 1 up.
         state
             From `init_stream`; changed in place.
-        weights : (B, n) array, optional
+        sample_weight : (B, n) array, optional
             How much each row counts: 0 for what is not to be judged, such as the rest of a stream that has ended.
         """
         if getattr(state, "made_for", None) != (self.config, self.dtype):
             raise ConfigError("ClipClassifier.stream: state must come from init_stream of this model")
-        return softmax(scores(state.take_in(codes, weights), state.above))
+        return softmax(scores(state.take_in(codes, sample_weight), state.above))
 
     # parts ------------------------------------------------------------------------------------------------------------
     def _above(self):

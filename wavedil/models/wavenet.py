@@ -83,19 +83,19 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         return f"WaveNet({len(c.dilations)} blocks, {self.params.count:,} parameters, field {self.receptive_field})"
 
     # training -----------------------------------------------------------------------------------------------------
-    def loss(self, codes, weights=None, *, condition=None, speaker=None):
+    def loss(self, codes, sample_weight=None, *, condition=None, speaker=None):
         """Mean nats of each code given those before it; the memory needed does not grow with the length.
 
         Parameters
         ----------
         codes : (B, T + 1) array of ints in [0, classes)
-        weights : (B, T) array, optional
+        sample_weight : (B, T) array, optional
             How much each predicted code counts.
 
         Returns
         -------
         float
-            ``sum(weights * nats) / sum(weights)``
+            ``sum(sample_weight * nats) / sum(sample_weight)``
 
         Raises
         ------
@@ -105,15 +105,15 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         codes = self._codes("loss", codes, extra=1)
         condition = self._conditioning("loss", len(codes), codes.shape[1] - 1, condition, speaker)
         return gated_stack.loss(
-            self.params, codes, None, weights, network=self.network, condition=condition, threads=self.threads
+            self.params, codes, None, sample_weight, network=self.network, condition=condition, threads=self.threads
         )
 
-    def loss_and_grads(self, codes, weights=None, into=None, *, condition=None, speaker=None, needs=None):
+    def loss_and_grads(self, codes, sample_weight=None, into=None, *, condition=None, speaker=None, needs=None):
         """The loss and its gradient with respect to every parameter, or to those that are needed.
 
         Parameters
         ----------
-        codes, weights
+        codes, sample_weight
             As in `loss`.
         into : Parameters, optional
             Gradients are added to it (``+=``).
@@ -131,7 +131,7 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         condition = self._conditioning("loss_and_grads", len(codes), codes.shape[1] - 1, condition, speaker)
         grads, stack_needs = self._gradients("loss_and_grads", into, needs)
         result = gated_stack.loss_and_grads(
-            self.params, codes, None, weights, grads, network=self.network, condition=condition,
+            self.params, codes, None, sample_weight, grads, network=self.network, condition=condition,
             recompute=self.recompute, half_activations=self._half, needs=stack_needs, workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip
@@ -252,7 +252,7 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         return self.stream(codes, self.init_stream(len(codes)), condition=condition, speaker=speaker)
 
     # streams --------------------------------------------------------------------------------------------------------
-    def init_stream(self, batch=1, weights=None):
+    def init_stream(self, batch=1, storage=None):
         """State of so many streams that begin with silence, for `stream`.
 
         The state keeps the parameters as they are now: a stream that is under way does not change its voice when
@@ -261,12 +261,12 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         Parameters
         ----------
         batch : int
-        weights : {None, "float16", "int8"}
+        storage : {None, "float16", "int8"}
             Store the convolutions' weights in a half or a quarter of the bytes, rounded (see
             `wavedil.kernels.storage`): faster where the weights do not fit the caches. For float32 on the CPU.
         """
         state = gated_stack.init_state(
-            self.params, batch, network=self.network, threads=self.threads, storage=weights
+            self.params, batch, network=self.network, threads=self.threads, storage=storage
         )
         return self._mark(state)
 
@@ -299,7 +299,7 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         return on_host(gated_stack.step_features(codes, state, condition))
 
     def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, top_k=None, top_p=None, condition=None,
-                 speaker=None, weights=None, progress=None):  # fmt: skip
+                 speaker=None, storage=None, progress=None):  # fmt: skip
         """Draw n codes for each of ``batch`` streams, one after the other.
 
         A draw depends only on the seed, the number of its stream and the time, so a stream comes out the same whatever
@@ -323,7 +323,7 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
             Global, or for each code that is fed (those of the primer and all that are drawn but the last), or frames
             for so many.
         speaker : int or (B,) array of ints, optional
-        weights : {None, "float16", "int8"}
+        storage : {None, "float16", "int8"}
             As in `init_stream`.
         progress : callable, optional
             ``progress(done, n)``, now and then.
@@ -345,7 +345,7 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
             speaker = np.full(batch, speaker)
         before = primer.shape[1] - 1
         condition = self._conditioning("generate", batch, before + max(n, 1), condition, speaker)
-        state = self.init_stream(batch, weights)
+        state = self.init_stream(batch, storage)
         if before:
             local = gated_stack.part_of_condition(condition, self.network, 0, 0, before)
             gated_stack.step(primer[:, :-1], state, local)

@@ -2,12 +2,10 @@
 
 import dataclasses
 import os
-import zlib
 from dataclasses import dataclass
 
 from wavedil import audio
 from wavedil.errors import CheckpointError, ConfigError
-from wavedil.ops.contract import on_host
 from wavedil.parameters import files
 from wavedil.runs import data, settings
 from wavedil.runs.run import Run, check_new
@@ -131,7 +129,7 @@ def start(path, parent: Run, wanted: settings.Settings, *, voice: str | None = N
         raise ConfigError(f"{parent.path} has {model.config.classes} classes ({model.config.codec}), audio has the 256 "
                           "of mu-law: another head is made in Python, by model.with_head(classes=256)")  # fmt: skip
     origin = {"run": os.path.abspath(parent.path), "step": model.about["step"],
-              "weights": zlib.crc32(on_host(model.params.flat)), "settings": parent.settings.to_dict()}  # fmt: skip
+              "params_checksum": model.params.checksum(), "settings": parent.settings.to_dict()}  # fmt: skip
     eval_old = None if eval_old is None else settings.whole_path(eval_old)
     kept = _old_clips(eval_old, parent.settings, parent.speakers, resample)
     speakers = list(parent.speakers)

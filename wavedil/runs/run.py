@@ -39,7 +39,7 @@ class Run:
     reproducible : bool
         False if a time limit was given: then the same seed may give another model.
     parent : dict or None
-        Of a fine-tuned run, where it began: ``run`` (a path), ``step``, ``weights`` (a checksum) and ``settings``.
+        Of a fine-tuned run, where it began: ``run`` (a path), ``step``, ``params_checksum`` and ``settings``.
     eval_old : str or None
         Folder with the old voice, of which the run tells how much is forgotten.
     before, after : dict or None

@@ -40,7 +40,7 @@ def generate(
         Samples at the model's rate to go on from; they are not part of the result.
     temperature : float
     options
-        As of `wavedil.WaveNet.generate`: ``seed, speaker, top_k, top_p, weights, progress``.
+        As of `wavedil.WaveNet.generate`: ``seed, speaker, top_k, top_p, storage, progress``.
 
     Returns
     -------

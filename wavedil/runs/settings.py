@@ -76,7 +76,7 @@ class DataSettings:
     validation: float = 0.1  # share of the clips that is held out (the bundled clips have a fixed list)
     speakers: bool = False  # each subfolder of `folder` is a voice (the bundled clips always know their two)
     seed: int = 0  # of the split
-    voice: str = ""  # fine-tuning a model of several voices: all clips are of this one
+    speaker: str = ""  # fine-tuning a model of several voices: all clips are of this one
 
 
 @dataclasses.dataclass(frozen=True)
