@@ -21,13 +21,13 @@ class TinyConfig:
 
 
 class Tiny:
-    """Each code is predicted from the one before: softmax((embedding[code] + voice) @ weight + bias)."""
+    """Each code is predicted from the one before: softmax((embedding[code] + speaker) @ weight + bias)."""
 
     def __init__(self, config=None, seed=0, dtype="float32"):
         self.config = config or TinyConfig()
         q, c = self.config.classes, self.config.channels
         self.params = Parameters(
-            {"embedding": (q, c), "voice": (self.config.speakers, c), "head.weight": (c, q), "head.bias": (q,)}, dtype
+            {"embedding": (q, c), "speaker": (self.config.speakers, c), "head.weight": (c, q), "head.bias": (q,)}, dtype
         )
         self.dtype = self.params.dtype
         rng = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ class Tiny:
         dh = dlogits @ self.params["head.weight"].T
         np.add.at(grads["embedding"], codes[:, :-1], dh)
         if speaker is not None:
-            np.add.at(grads["voice"], speaker, dh.sum(1))
+            np.add.at(grads["speaker"], speaker, dh.sum(1))
         self.buffers["seen"] += codes.shape[0]
         self.calls += 1
         if self.poison is not None and self.poison[0] == self.calls:
@@ -60,7 +60,7 @@ class Tiny:
         inputs, targets = codes[:, :-1], codes[:, 1:].astype(int)[..., None]
         h = self.params["embedding"][inputs]
         if speaker is not None:
-            h = h + self.params["voice"][speaker][:, None]
+            h = h + self.params["speaker"][speaker][:, None]
         logits = h @ self.params["head.weight"] + self.params["head.bias"]
         logits = logits - logits.max(-1, keepdims=True)
         p = np.exp(logits)
@@ -77,7 +77,7 @@ class Tiny:
 
 
 class TinyData:
-    """Windows of a noisy walk over the codes; two voices walk in opposite directions; windows have random lengths."""
+    """Windows of a noisy walk over the codes; two speakers walk in opposite directions; windows have random lengths."""
 
     sample_rate = 8000
 

@@ -189,7 +189,7 @@ def test_the_trunk_is_that_of_the_model():
     assert model.loss(codes(), TARGETS) == pytest.approx(np.log(3), abs=0.3), "an untrained head knows nothing"
 
 
-def test_of_a_trunk_with_speakers_the_mean_voice_is_taken():
+def test_of_a_trunk_with_speakers_the_mean_speaker_is_taken():
     import dataclasses
 
     trunk = wd.WaveNet(dataclasses.replace(TRUNK, speakers=3), seed=5, dtype="float64")

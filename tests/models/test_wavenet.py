@@ -263,7 +263,7 @@ def test_a_speaker_is_a_condition_and_its_embedding_learns():
     assert np.abs(into["speaker.embedding"] - 2 * once["speaker.embedding"]).max() < 1e-14
 
 
-def test_voices_differ():
+def test_speakers_differ():
     model = louder(net(speakers=2))
     codes = codes_for(model, 1, 30)
     assert model.loss(codes, speaker=np.array([0])) != model.loss(codes, speaker=np.array([1]))
@@ -363,7 +363,7 @@ def test_streaming_in_pieces_equals_logits(kind):
     assert np.concatenate(pieces, axis=1).tobytes() == whole.tobytes()
 
 
-def test_a_stream_does_not_change_its_voice_when_training_goes_on():
+def test_a_stream_does_not_change_its_speaker_when_training_goes_on():
     model = net(condition_channels=3)
     codes, condition = codes_for(model, 1, 40), np.ones((1, 3), "float32")
     other = -condition
@@ -513,7 +513,7 @@ def f32(*shape):
     return np.ones(shape, "float32")
 
 
-PLAIN, VOICES, TEXT = {}, {"speakers": 2}, {"condition_channels": 3}
+PLAIN, SPEAKERS, TEXT = {}, {"speakers": 2}, {"condition_channels": 3}
 DOORS = [
     (PLAIN, ShapeError, r"codes must be \(B, T.*\), got \(20,\)", np.zeros(20, int), {}),
     (PLAIN, ShapeError, r"codes must lie in \[0, 30\), got 30", np.full((2, 20), 30), {}),
@@ -521,15 +521,15 @@ DOORS = [
     (PLAIN, DTypeError, "codes must be an array of integers, got float32", f32(2, 20), {}),
     (PLAIN, ConfigError, "speaker must be None, as the model has no speakers, got", None, {"speaker": [0, 1]}),
     (PLAIN, ConfigError, "condition must be None, as condition_channels is 0, got one", None, {"condition": f32(2, 3)}),
-    (VOICES, ConfigError, "speaker must be given, as the model has 2", None, {}),
-    (VOICES, ConfigError, "speaker must be given, as the model has 2", None, {"condition": f32(2, 5)}),
-    (VOICES, ShapeError, r"speaker must be \(2,\) integers, got \(1,\)", None, {"speaker": [0]}),
-    (VOICES, ShapeError, r"speaker must be \(2,\) integers, got \(\)", None, {"speaker": 1}),
-    (VOICES, ShapeError, r"speaker must be \(2,\) integers, got \(2,\) float64", None, {"speaker": [0.0, 1.0]}),
-    (VOICES, ShapeError, r"speaker must be \(2,\) integers, got \(2,\) bool", None, {"speaker": [True, False]}),
-    (VOICES, ShapeError, r"speaker must lie in \[0, 2\), got \[0, 2\]", None, {"speaker": [0, 2]}),
-    (VOICES, ShapeError, r"speaker must lie in \[0, 2\), got \[-1, 0\]", None, {"speaker": [-1, 0]}),
-    (VOICES, ShapeError, r"condition must be \(2, 5\) or \(2, ", None, {"speaker": [0, 1], "condition": f32(2, 6)}),
+    (SPEAKERS, ConfigError, "speaker must be given, as the model has 2", None, {}),
+    (SPEAKERS, ConfigError, "speaker must be given, as the model has 2", None, {"condition": f32(2, 5)}),
+    (SPEAKERS, ShapeError, r"speaker must be \(2,\) integers, got \(1,\)", None, {"speaker": [0]}),
+    (SPEAKERS, ShapeError, r"speaker must be \(2,\) integers, got \(\)", None, {"speaker": 1}),
+    (SPEAKERS, ShapeError, r"speaker must be \(2,\) integers, got \(2,\) float64", None, {"speaker": [0.0, 1.0]}),
+    (SPEAKERS, ShapeError, r"speaker must be \(2,\) integers, got \(2,\) bool", None, {"speaker": [True, False]}),
+    (SPEAKERS, ShapeError, r"speaker must lie in \[0, 2\), got \[0, 2\]", None, {"speaker": [0, 2]}),
+    (SPEAKERS, ShapeError, r"speaker must lie in \[0, 2\), got \[-1, 0\]", None, {"speaker": [-1, 0]}),
+    (SPEAKERS, ShapeError, r"condition must be \(2, 5\) or \(2, ", None, {"speaker": [0, 1], "condition": f32(2, 6)}),
     (TEXT, ConfigError, "condition must be given, as condition_channels is 3", None, {}),
     (TEXT, ShapeError, r"condition must be \(2, 3\) or \(2, .*, 3\), got \(3, 3\)", None, {"condition": f32(3, 3)}),
     (TEXT, ShapeError, r"condition must be \(2, 3\) or \(2, .*, 3\), got \(2, 9, 3\)", None,

@@ -46,7 +46,7 @@ class ClipClassifier(Model):
     ----------
     trunk : WaveNet, WaveNetConfig or ClipClassifierConfig
         A model, whose trunk is copied; or the sizes alone, for one with initial weights. Of a model with speakers the
-        mean voice is taken (exactly: what it adds to each block becomes part of the block's bias).
+        mean speaker is taken (exactly: what it adds to each block becomes part of the block's bias).
     labels : sequence of str
         Names of the classes; left out with a ClipClassifierConfig.
     pooling : {"average", "statistics", "attentive"}
@@ -397,10 +397,10 @@ def _initialize(params, config, model, seed):
     names = [name for name in params if name.startswith(("input.", "blocks."))]
     values = {name: on_host(model.params[name]) for name in names}
     if model.config.speakers:
-        voice = on_host(model.params["speaker.embedding"]).mean(axis=0)
+        mean = on_host(model.params["speaker.embedding"]).mean(axis=0)
         for i in range(len(config.trunk.dilations)):
             bias, weight = f"blocks.{i}.conv.bias", on_host(model.params[f"blocks.{i}.condition.weight"])
-            values[bias] = values[bias] + voice @ weight
+            values[bias] = values[bias] + mean @ weight
     for name, value in values.items():
         params[name][...] = value
     rng = np.random.default_rng([seed, 1])

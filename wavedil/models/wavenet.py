@@ -255,7 +255,7 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
     def init_stream(self, batch=1, storage=None):
         """State of so many streams that begin with silence, for `stream`.
 
-        The state keeps the parameters as they are now: a stream that is under way does not change its voice when
+        The state keeps the parameters as they are now: a stream that is under way sounds as it did when
         training goes on. It is the caller's: it can be copied (``copy()``) and reset (``reset()``).
 
         Parameters

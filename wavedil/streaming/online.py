@@ -260,8 +260,8 @@ def _begin(model, state, last, speaker, condition, storage):
     if fresh:
         state.reset()
     if speaker is not None:
-        voice = on_host(model.params["speaker.embedding"])[speaker]
-        condition = voice if condition is None else condition + voice
+        embedded = on_host(model.params["speaker.embedding"])[speaker]
+        condition = embedded if condition is None else condition + embedded
     if condition is not None and model.device != "cpu":
         condition = model.params.flat.engine.array(condition)
     return state, condition

@@ -381,7 +381,7 @@ class Trainer(Saving):
         Parameters
         ----------
         validation : object, optional
-            Other data than the trainer's, such as a voice that should not be forgotten.
+            Other data than the trainer's, such as a speaker that should not be forgotten.
         """
         validation = self.validation if validation is None else sources.source(validation)
         if validation is None:

@@ -20,7 +20,7 @@ def wavenet(device, **sizes):
     return model
 
 
-def test_a_predictor_with_voices_and_a_condition():
+def test_a_predictor_with_speakers_and_a_condition():
     heard = []
     for device in OF_BOTH:
         model = wavenet(device, speakers=2, condition_channels=2)
