@@ -284,12 +284,12 @@ def test_draws_of_whole_networks(on_device, widths, dtype):
     assert np.array_equal(got, expected)
 
 
-@pytest.mark.parametrize("name", ["steps", "voices", "finetune", "lora", "files", "conditions"])
+@pytest.mark.parametrize("name", ["steps", "speakers", "finetune", "lora", "files", "conditions"])
 def test_a_training_equals_the_cpus(on_device, name, tmp_path):
     recipes = dict(zip(("finetune", "lora"), _recipes(), strict=True))
     {
         "steps": lambda: training.test_five_steps_as_on_the_cpu_and_a_resume_on_either_device(tmp_path),
-        "voices": lambda: training.test_voices_accumulation_and_validation(tmp_path),
+        "speakers": lambda: training.test_speakers_accumulation_and_validation(tmp_path),
         "finetune": lambda: training.test_finetuning(recipes["finetune"]),
         "lora": lambda: training.test_finetuning(recipes["lora"]),
         "files": lambda: training.test_files_and_generation(tmp_path),
@@ -314,7 +314,7 @@ def test_a_clip_classifier_equals_the_cpus(on_device, name, tmp_path):
 @pytest.mark.parametrize("name", ["predictor", "generator", "effect", "command"])
 def test_streams_of_audio_equal_the_cpus(on_device, name, tmp_path, monkeypatch):
     {
-        "predictor": streams.test_a_predictor_with_voices_and_a_condition,
+        "predictor": streams.test_a_predictor_with_speakers_and_a_condition,
         "generator": streams.test_a_generator_speaks_what_the_model_generates,
         "effect": streams.test_an_effect,
         "command": lambda: streams.test_the_command_line(tmp_path, monkeypatch),

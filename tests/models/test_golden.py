@@ -85,7 +85,7 @@ def test_gradient_of_the_condition(case, dtype, recompute):
     model = build(case, dtype)
     codes, weights, keywords = inputs(case, dtype)
     result = gated_stack.loss_and_grads(
-        model.params, codes, sample_weight=weights, network=model.network, recompute=recompute, **keywords
+        model.params, codes, None, weights, network=model.network, recompute=recompute, **keywords
     )
     close(result.condition, GOLDEN[f"{case}/grad_condition"], TOLERANCE[dtype], "condition")
 

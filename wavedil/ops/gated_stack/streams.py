@@ -6,7 +6,7 @@ from wavedil import checks
 from wavedil.errors import ConfigError
 from wavedil.kernels import storage as stored
 from wavedil.ops import contract
-from wavedil.ops.gated_stack.arguments import checked_condition, checked_inputs, checked_params
+from wavedil.ops.gated_stack.arguments import checked_condition, checked_draw, checked_inputs, checked_params
 from wavedil.ops.gated_stack.network import Softmax
 
 
@@ -155,21 +155,15 @@ def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, 
         raise ConfigError(f"{where}: the state's network must go from codes to no more codes, got one with {got}")
     count = checks.whole(where, "count", count, 0)
     first = contract.integers(where, "first", np.asarray(first), (state.batch,))
-    contract.in_range(where, "first", first, state.network.input.classes)
+    contract.in_range(where, "first", first, network.input.classes)
     condition = _condition(where, state, condition, max(count, 1))
-    seed = checks.whole(where, "seed", seed, 0)
-    if seed >= 2**63:
-        raise ConfigError(f"{where}: seed must be below 2**63, got {seed}")
-    temperature = checks.number(where, "temperature", temperature, "a finite number of at least 0", lambda t: t >= 0)
-    top_k = 0 if top_k is None else min(checks.whole(where, "top_k", top_k), head.classes)
-    top_p = 1.0 if top_p is None else checks.number(where, "top_p", top_p, "a number above 0, up to 1",
-                                                    lambda p: 0 < p <= 1)  # fmt: skip
+    draw = checked_draw(where, head.classes, seed, temperature, top_k, top_p)
     out = np.empty((state.batch, count), np.uint8 if head.classes <= 256 else np.int64)
     first, pieces, start = first.astype(np.int64), 1000, state.time
     for begin in range(0, count, pieces):
         piece = np.empty((state.batch, min(pieces, count - begin)), np.int64)
         local = part_of_condition(condition, state.network, start, begin, piece.shape[1])
-        state.sample(first, piece, local, (seed, temperature, top_k, top_p))
+        state.sample(first, piece, local, draw)
         out[:, begin : begin + pieces] = piece
         first = piece[:, -1]
         if progress is not None:
