@@ -34,9 +34,8 @@ def _logistic(head, y, error, s):
     by_a = np.where(high, 0, np.exp(-np.logaddexp(0, a)))  # sigma(-a), the slope of ln sigma(a)
     by_b = np.where(low, 0, -np.exp(-np.logaddexp(0, -b)))
     flat = width < 1e-6  # 1 - exp(-width) is the width, less half its square
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        inside = np.where(flat, np.log(2 * half) - s - width / 2, np.log(-np.expm1(-width)))
-        by_width = np.where(flat, 1 - width / 2, width / np.expm1(width))
+    inside = np.where(flat, np.log(2 * half) - s - width / 2, np.log(-np.expm1(-width)))
+    by_width = np.where(flat, 1 - width / 2, width / np.expm1(width))
     mass = np.where(inner, inside, 0) - np.where(high, 0, np.logaddexp(0, -a)) - np.where(low, 0, np.logaddexp(0, b))
     return mass, -inverse * (by_a + by_b), -(a * by_a + b * by_b) - np.where(inner, by_width, 0)
 
@@ -51,6 +50,7 @@ def _normal(head, y, error, s):
 def _mixture(component):
     """The loss of a mixture of such components."""
 
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")  # rows of weight 0 hold anything
     def loss(head, outputs, targets):
         K, y = head.mixtures, targets[..., :1]
         logits = outputs[..., :K] if K > 1 else np.zeros_like(outputs[..., :1])

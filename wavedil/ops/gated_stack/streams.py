@@ -224,8 +224,10 @@ def _checked_values(where, state, first, count, extra, lpc):
     first = contract.floats(where, "first", first[:, None] if first.ndim == 1 else first, (batch, "n"), dtype,
                             like="the state")  # fmt: skip
     first = np.concatenate([np.zeros((batch, order), dtype), first], axis=1)[:, -order:]
-    extra = np.zeros((batch, count, 0), dtype) if extra is None else extra
-    extra = contract.floats(where, "extra", extra, (batch, count, "channels"), dtype, like="the state")
+    if extra is None or np.shape(extra)[2:] == (0,):
+        extra = np.zeros((batch, count, 0), dtype)
+    else:
+        extra = contract.floats(where, "extra", extra, (batch, count, "channels"), dtype, like="the state")
     wanted = [channels - 1] if lpc is None else [n for n in (channels - 2, channels - 1) if n >= 0]
     if extra.shape[2] not in wanted:
         counts = " or ".join(map(str, wanted))
