@@ -84,9 +84,8 @@ def test_loss_and_logits(case, dtype):
 def test_gradient_of_the_condition(case, dtype, recompute):
     model = build(case, dtype)
     codes, weights, keywords = inputs(case, dtype)
-    dilations = model.config.dilations
     result = gated_stack.loss_and_grads(
-        model.params, codes, weights, dilations=dilations, recompute=recompute, **keywords
+        model.params, codes, sample_weight=weights, network=model.network, recompute=recompute, **keywords
     )
     close(result.condition, GOLDEN[f"{case}/grad_condition"], TOLERANCE[dtype], "condition")
 

@@ -47,7 +47,7 @@ def test_an_effect():
 
 def test_weights_in_fewer_bytes_are_for_the_cpu():
     for stream in (streaming.Predictor, streaming.Generator):
-        with pytest.raises(ConfigError, match="weights must be None on a device, got 'int8'"):
+        with pytest.raises(ConfigError, match="storage must be None on a device, got 'int8'"):
             stream(wavenet("cuda"), weights="int8")
 
 
@@ -69,7 +69,7 @@ def test_the_command_line(tmp_path, monkeypatch):
         heard[device] = soundfile.read(out)[0]
     np.testing.assert_allclose(*heard.values(), atol=1 / 16384)
     bad = wavedil("stream", run, "-i", tmp_path / "in.wav", "--device", "cuda", "--weights", "int8")
-    assert bad.exit_code == 1 and "weights must be None on a device, got 'int8'" in bad.stderr
+    assert bad.exit_code == 1 and "storage must be None on a device, got 'int8'" in bad.stderr
 
     measured = []  # the simulator's speed is nobody's business
     speeds = streaming.Budget(8000, 100.0, {1: 200.0}, 64)

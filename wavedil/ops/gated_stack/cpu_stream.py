@@ -220,7 +220,7 @@ class Stream:
 
     def _fed(self, group, first, extra, lpc):
         """What a group of streams is fed in drawing: codes, or values and what comes with them."""
-        latest, shift = first.reshape(self.batch, -1)[group, ::-1], np.zeros(group.stop - group.start)
+        latest, shift = first[group, ::-1], np.zeros(group.stop - group.start)
         if not self.network.real:
             return FedCodes(latest.astype(np.int64, "C"), shift)
         extra = np.ascontiguousarray(extra[group], self.dtype)

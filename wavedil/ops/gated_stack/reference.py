@@ -9,7 +9,7 @@ import numpy as np
 from wavedil.kernels import storage
 from wavedil.ops.activation.reference import FUNCTIONS, SLOPES
 from wavedil.ops.gated_stack.network import FILTER, GATED, PROJECT
-from wavedil.ops.gated_stack.reference_heads import LOSSES, draw
+from wavedil.ops.gated_stack.reference_heads import LOSSES, draw, fed_rows
 
 
 def _conv(x, weight, dilation):
@@ -269,29 +269,16 @@ class Stream:
         """Fill ``out (batch, n)`` with draws."""
         head = self.network.head
         outputs = np.empty((self.batch, 1, head.outputs), self.dtype)
-        if first.ndim == 1:
-            first = first[:, None]
+        past = first
         for i in range(out.shape[1]):
             local = condition
             if condition is not None and condition.ndim == 3:
                 local = self._frames(condition, i)
-            past = np.concatenate([first, out[:, :i]], axis=1)
-            shifts, fed = np.zeros(self.batch), past[:, -1:]
-            if self.network.real:
-                shifts, fed = self._fed(past, None if lpc is None else lpc[:, i], extra[:, i])
+            fed, shifts = fed_rows(self.network, past, extra, lpc, i)
             self.step(fed, local, outputs)
             for b in range(self.batch):
                 out[b, i] = draw(head, outputs[b, 0].astype(np.float64), options, b, self.time - 1, shifts[b])
-
-    def _fed(self, past, lpc, extra):
-        """Predictions from the past, (batch,), and the row that is fed: the latest value, the prediction, others."""
-        shifts, columns = np.zeros(self.batch), [past[:, -1:], extra]
-        if lpc is not None:
-            order = lpc.shape[1]
-            shifts = (past[:, : -order - 1 : -1].astype(np.float64) * lpc).sum(axis=1)
-            if self.network.input.channels > 1 + extra.shape[1]:
-                columns.insert(1, shifts[:, None].astype(self.dtype))
-        return shifts, np.concatenate(columns, axis=1)[:, None]
+            past = np.concatenate([past[:, 1:], out[:, i : i + 1]], axis=1)
 
     def _frames(self, condition, i):
         """The frames (or the row) that row i of the draws needs."""

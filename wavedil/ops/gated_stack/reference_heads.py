@@ -112,6 +112,22 @@ DRAWS = {
 }  # fmt: skip
 
 
+def fed_rows(network, past, extra, lpc, i):
+    """What is fed at step i of the draws, (batch, 1) or (batch, 1, channels), and the shifts of what comes out.
+
+    ``past (batch, n)`` are the latest codes or values; the others are those of `wavedil.ops.gated_stack.sample`.
+    """
+    shifts = np.zeros(len(past))
+    if not network.real:
+        return past[:, -1:], shifts
+    columns = [past[:, -1:], extra[:, i]]
+    if lpc is not None:
+        shifts = (past[:, : -lpc.shape[2] - 1 : -1].astype(np.float64) * lpc[:, i]).sum(axis=1)
+        if network.input.channels > 1 + extra.shape[2]:
+            columns.insert(1, shifts[:, None].astype(past.dtype))
+    return np.concatenate(columns, axis=1)[:, None], shifts
+
+
 def draw(head, outputs, options, stream, time, shift=0.0):
     """What the head draws from its outputs at one time of a stream."""
     if not np.isfinite(outputs).all():

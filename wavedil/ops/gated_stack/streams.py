@@ -96,23 +96,22 @@ def step_features(inputs, state, condition=None, *, out=None):
 
 
 def _step(where, inputs, state, condition, out, columns, head):
-    inputs, condition = _checked(where, inputs, state, condition)
+    inputs = checked_inputs(where, state.network, inputs, state.dtype, batch=state.batch)
+    condition = _condition(where, state, condition, inputs.shape[1])
     like = [("the state", getattr(state, "like", None))]
     out = contract.output(where, "out", out, (*inputs.shape[:2], columns), state.dtype, None, like)
     state.step(inputs, condition, out, head=head)
     return out
 
 
-def _checked(where, inputs, state, condition, rows=None):
-    """Inputs and condition (of so many rows, if they are not those of the inputs) after checks."""
-    inputs = checked_inputs(where, state.network, inputs, state.dtype, batch=state.batch)
-    rows = inputs.shape[1] if rows is None else rows
+def _condition(where, state, condition, rows):
+    """The condition of so many more rows, after checks."""
     condition = checked_condition(
         where, state.network, condition, (state.batch, rows), state.dtype, "the state", state.time
     )
     if condition is not None and getattr(state, "like", None) is not None:
         contract.same_place(where, "condition", condition, state.like)
-    return inputs, condition
+    return condition
 
 
 def sample(first, count, state, condition=None, *, extra=None, lpc=None, temperature=1.0, top_k=None, top_p=None,
@@ -129,7 +128,7 @@ def sample(first, count, state, condition=None, *, extra=None, lpc=None, tempera
     count : int
     state
         From `init_state`, of a network from codes to codes (`Softmax`), or from `Samples` to `Logistics` or `Gaussian`.
-        For these it must be on the host. What was drawn is channel 0 of the next row.
+        What was drawn is channel 0 of the next row.
     condition : (B, Cc), (B, count, Cc) or (B, F, Cc) array, optional
         Frames as in `step`.
     extra : (B, count, channels) array, optional
@@ -163,29 +162,26 @@ def sample(first, count, state, condition=None, *, extra=None, lpc=None, tempera
     """
     where = "gated_stack.sample"
     count = checks.whole(where, "count", count, 0)
-    codes = isinstance(state.network.head, Softmax) and not state.network.real
+    codes = not state.network.real
     options = _options(where, state, codes, seed, temperature, top_k, top_p)
     if codes:
         for name, given in (("extra", extra), ("lpc", lpc)):
             if given is not None:
                 raise ConfigError(f"{where}: {name} must be None for a network of codes, got {np.shape(given)}")
-        first, condition = _checked(where, np.asarray(first)[:, None], state, condition, max(count, 1))
+        first = contract.integers(where, "first", np.asarray(first), (state.batch,))
+        contract.in_range(where, "first", first, state.network.input.classes)
         out = np.empty((state.batch, count), np.uint8 if state.network.head.classes <= 256 else np.int64)
-        first = first.astype(np.int64)
+        first = first.astype(np.int64)[:, None]
     else:
         first, extra, lpc = _checked_values(where, state, first, count, extra, lpc)
-        condition = checked_condition(where, state.network, condition, (state.batch, max(count, 1)), state.dtype,
-                                      "the state", state.time)  # fmt: skip
         out = np.empty((state.batch, count), state.dtype)
+    condition = _condition(where, state, condition, max(count, 1))
     pieces, start, latest = 1000, state.time, first.shape[1]
     for begin in range(0, count, pieces):
         piece = np.empty((state.batch, min(pieces, count - begin)), first.dtype)
         local = part_of_condition(condition, state.network, start, begin, piece.shape[1])
-        if codes:
-            state.sample(first[:, 0], piece, local, options)
-        else:
-            part = slice(begin, begin + pieces)
-            state.sample(first, piece, local, options, extra[:, part], None if lpc is None else lpc[:, part])
+        told = [None if given is None else given[:, begin : begin + pieces] for given in (extra, lpc)]
+        state.sample(first, piece, local, options, *told)
         out[:, begin : begin + pieces] = piece
         first = np.concatenate([first, piece], axis=1)[:, -latest:]
         if progress is not None:
@@ -195,10 +191,14 @@ def sample(first, count, state, condition=None, *, extra=None, lpc=None, tempera
 
 def _options(where, state, codes, seed, temperature, top_k, top_p):
     """(seed, temperature, top_k, top_p) of a state that can be drawn from, after checks."""
-    head = state.network.head
-    if not codes and not (state.network.real and isinstance(head, Logistics | Gaussian)):
-        wanted = "from codes to codes, or from Samples to Logistics or Gaussian"
-        raise ConfigError(f"{where}: the state's network must go {wanted}, got another")
+    network, head = state.network, state.network.head
+    good = isinstance(head, Logistics | Gaussian)
+    if codes:
+        good = isinstance(head, Softmax) and head.classes <= network.input.classes
+    if not good:
+        wanted = "from codes to no more codes, or from Samples to Logistics or Gaussian"
+        got = f"{type(network.input).__name__} in and {type(head).__name__} out"
+        raise ConfigError(f"{where}: the state's network must go {wanted}, got one with {got}")
     seed = checks.whole(where, "seed", seed, 0)
     if seed >= 2**63:
         raise ConfigError(f"{where}: seed must be below 2**63, got {seed}")
@@ -214,8 +214,6 @@ def _options(where, state, codes, seed, temperature, top_k, top_p):
 
 def _checked_values(where, state, first, count, extra, lpc):
     """The latest values (as many as are needed), other channels and coefficients after checks."""
-    if getattr(state, "like", None) is not None:
-        raise ConfigError(f"{where}: the state must be on the host for a network of values, got one on a device")
     batch, dtype, channels, order = state.batch, state.dtype, state.network.input.channels, 1
     if lpc is not None:
         lpc = contract.floats(where, "lpc", lpc, (batch, count, "order"), dtype, like="the state")
