@@ -93,13 +93,20 @@ def step(
 # ---- the products of a block, which gated_stack uses too -------------------------------------------------------------
 def gates(make, tanh, sigmoid, x, conv_weight, conv_bias, condition, condition_weight, shift, dilation):
     """tanh =, sigmoid =: of the convolution of the rows of x, the first tap of which is ``shift`` rows away."""
-    settings = {"taps": conv_weight.shape[0], "shift": shift, "dilation": dilation, "end": "gate", "y2": sigmoid}
+    convolve(
+        make, tanh, x, conv_weight, conv_bias, condition, condition_weight, shift, dilation, end="gate", y2=sigmoid
+    )  # fmt: skip
+
+
+def convolve(make, y, x, conv_weight, conv_bias, condition, condition_weight, shift, dilation, **ending):
+    """y = the convolution of the rows of x and what the condition adds; ``ending`` is for `products.rows`."""
+    settings = {"taps": conv_weight.shape[0], "shift": shift, "dilation": dilation} | ending
     if condition is not None and condition.ndim == 2:
         bias = make("item biases", (len(condition), conv_weight.shape[2]), conv_weight.dtype)
         project(bias, condition, condition_weight, conv_bias)
-        products.rows(tanh, x, conv_weight, bias=bias, bias_step=bias.shape[1], **settings)
+        products.rows(y, x, conv_weight, bias=bias, bias_step=bias.shape[1], **settings)
     else:
-        products.rows(tanh, x, conv_weight, bias=conv_bias, more=condition, w_more=condition_weight, **settings)
+        products.rows(y, x, conv_weight, bias=conv_bias, more=condition, w_more=condition_weight, **settings)
 
 
 def project(out, condition, weight, bias):
@@ -131,8 +138,8 @@ def input_gradient(dx, dpre, dh, conv_weight, dilation):
     )  # fmt: skip
 
 
-def conv_gradients(make, grads, x, dpre, shift, dilation, saved):
-    """grads.conv_weight +=, grads.conv_bias +=, grads.condition_weight +=, grads.condition ="""
+def conv_gradients(make, grads, x, dpre, shift, dilation, saved, condition_bias=None):
+    """grads.conv_weight +=, grads.conv_bias +=, and those of the condition."""
     condition, taps = saved.condition, saved.conv_weight.shape[0]
     settings = {"taps": taps, "shift": shift, "dilation": dilation}
     if condition is None or condition.ndim == 3:
@@ -146,11 +153,15 @@ def conv_gradients(make, grads, x, dpre, shift, dilation, saved):
         if grads.conv_bias is not None:
             add_slabs(None, grads.conv_bias, sums, count, count, batch)
         rows, d_rows = condition.reshape(1, *condition.shape), sums.reshape(1, batch, count)
+    if condition is not None:
+        condition_gradients(make, grads, rows, d_rows, saved.condition_weight, condition_bias)
+
+
+def condition_gradients(make, grads, rows, d_rows, weight, d_bias=None):
+    """grads.condition =, grads.condition_weight +=, d_bias +=: of ``d_rows = rows weight + bias``."""
     if grads.condition is not None:
-        out = grads.condition.reshape(*d_rows.shape[:2], -1)
-        products.rows(out, d_rows, saved.condition_weight, transposed=True)
-    if grads.condition_weight is not None:
-        products.columns(make, grads.condition_weight, None, rows, d_rows)
+        products.rows(grads.condition.reshape(*d_rows.shape[:2], -1), d_rows, weight, transposed=True)
+    products.columns(make, grads.condition_weight, d_bias, rows, d_rows)
 
 
 def kernels(dtype):

@@ -119,8 +119,8 @@ def loss_and_grads(params, inputs, targets=None, sample_weight=None, into=None, 
     targets : (B, T) array of ints, or (B, T, outputs) array of floats, optional
         What row t is to predict. If it is left out, ``inputs (B, T + 1)`` are codes, each of which predicts the next.
     sample_weight : (B, T) array, optional
-        How much each row counts: not negative, with a positive sum. A row of weight 0 counts for nothing, whatever it
-        holds. None: all the same.
+        How much each row counts: not negative, with a positive sum. A row of weight 0 counts for nothing, whatever
+        its target is. None: all the same.
     into : mapping like params, optional
         Gradients are added to these arrays (``+=``).
     network : Network
@@ -221,9 +221,9 @@ def forward(params, inputs, *, network, condition=None, recompute=False, needs=N
         If an argument does not fit the others; the message names it, the expectation and what came.
     """
     where = "gated_stack.forward"
-    params, inputs, condition = checked(where, network, params, inputs, condition)
-    if network.head is not None:
+    if getattr(network, "head", None) is not None:
         raise ConfigError(f"{where}: network must have no head, such as network.without_head(), got one")
+    params, inputs, condition = checked(where, network, params, inputs, condition)
     like = next(iter(params.values()))
     needs = checked_needs(where, needs, params, condition)
     shape = (*inputs.shape[:2], network.feature_channels)

@@ -41,7 +41,8 @@ def checked_inputs(where, network, inputs, dtype, extra=0, batch="B"):
         wanted = f"({batch}, T{' + 1' * bool(extra)})"
         raise ShapeError(f"{where}: inputs must be {wanted}, got {inputs.shape}")
     if inputs.shape[1] <= extra:
-        raise ShapeError(f"{where}: inputs must have at least {extra + 1} columns, got {inputs.shape}")
+        columns = f"{extra + 1} column{'s' * bool(extra)}"
+        raise ShapeError(f"{where}: inputs must have at least {columns}, got {inputs.shape}")
     contract.in_range(where, "inputs", inputs, network.input.classes)
     return inputs
 
@@ -73,6 +74,7 @@ def checked_targets(where, network, params, inputs, targets, condition):
         raise ConfigError(f"{where}: targets must be given, as what is fed is not what is predicted, got None")
     params, inputs, condition = checked(where, network, params, inputs, condition, int(shifted))
     if shifted:
+        inputs = contract.on_host(inputs)
         contract.in_range(where, "inputs", inputs, head.classes)
         return params, inputs[:, :-1], inputs[:, 1:], condition
     rows, dtype = inputs.shape[:2], next(iter(params.values())).dtype

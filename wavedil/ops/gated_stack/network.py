@@ -260,6 +260,8 @@ class Network:
 
     def __post_init__(self):
         where = "Network"
+        if isinstance(self.stacks, Stack) or not hasattr(self.stacks, "__iter__"):
+            raise ConfigError(f"{where}: stacks must be a tuple of Stack, got {type(self.stacks).__name__}")
         _set(self, stacks=tuple(self.stacks))
         for name, value, kinds in (("input", (self.input,), (Codes, Samples)), ("stacks", self.stacks, (Stack,)),
                                    ("head", (self.head,), (Softmax, Regression, type(None))),

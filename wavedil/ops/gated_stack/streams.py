@@ -96,23 +96,22 @@ def step_features(inputs, state, condition=None, *, out=None):
 
 
 def _step(where, inputs, state, condition, out, columns, head):
-    inputs, condition = _checked(where, inputs, state, condition)
+    inputs = checked_inputs(where, state.network, inputs, state.dtype, batch=state.batch)
+    condition = _condition(where, state, condition, inputs.shape[1])
     like = [("the state", getattr(state, "like", None))]
     out = contract.output(where, "out", out, (*inputs.shape[:2], columns), state.dtype, None, like)
     state.step(inputs, condition, out, head=head)
     return out
 
 
-def _checked(where, inputs, state, condition, rows=None):
-    """Inputs and condition (of so many rows, if they are not those of the inputs) after checks."""
-    inputs = checked_inputs(where, state.network, inputs, state.dtype, batch=state.batch)
-    rows = inputs.shape[1] if rows is None else rows
+def _condition(where, state, condition, rows):
+    """The condition of so many more rows, after checks."""
     condition = checked_condition(
         where, state.network, condition, (state.batch, rows), state.dtype, "the state", state.time
     )
     if condition is not None and getattr(state, "like", None) is not None:
         contract.same_place(where, "condition", condition, state.like)
-    return inputs, condition
+    return condition
 
 
 def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, top_p=None, seed=0, progress=None):
@@ -150,16 +149,19 @@ def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, 
         If logits are not finite; the state is of no more use then.
     """
     where = "gated_stack.sample"
-    head = state.network.head
-    if not isinstance(head, Softmax) or state.network.real:
-        raise ConfigError(f"{where}: the state's network must go from codes to codes, got another")
+    network, head = state.network, state.network.head
+    if not isinstance(head, Softmax) or network.real or head.classes > network.input.classes:
+        got = f"{type(network.input).__name__} in and {type(head).__name__} out"
+        raise ConfigError(f"{where}: the state's network must go from codes to no more codes, got one with {got}")
     count = checks.whole(where, "count", count, 0)
-    codes, condition = _checked(where, np.asarray(first)[:, None], state, condition, max(count, 1))
+    first = contract.integers(where, "first", np.asarray(first), (state.batch,))
+    contract.in_range(where, "first", first, network.input.classes)
+    condition = _condition(where, state, condition, max(count, 1))
     draw = checked_draw(where, head.classes, seed, temperature, top_k, top_p)
-    out = np.empty((len(codes), count), np.uint8 if head.classes <= 256 else np.int64)
-    first, pieces, start = codes[:, 0].astype(np.int64), 1000, state.time
+    out = np.empty((state.batch, count), np.uint8 if head.classes <= 256 else np.int64)
+    first, pieces, start = first.astype(np.int64), 1000, state.time
     for begin in range(0, count, pieces):
-        piece = np.empty((len(codes), min(pieces, count - begin)), np.int64)
+        piece = np.empty((state.batch, min(pieces, count - begin)), np.int64)
         local = part_of_condition(condition, state.network, start, begin, piece.shape[1])
         state.sample(first, piece, local, draw)
         out[:, begin : begin + pieces] = piece
