@@ -572,6 +572,26 @@ def test_weights_that_do_not_fit():
                 call(codes, weights)
 
 
+@pytest.mark.parametrize("hop", [0, 4])
+def test_the_gradient_of_a_condition_beside_speakers_leaves_what_is_not_needed_alone(hop):
+    model = net(speakers=2, condition_channels=3, condition_hop=hop)
+    codes, frames = codes_for(model, 2, 13), model.network.condition.frames(12, 0) if hop else 12
+    condition = np.random.default_rng(1).normal(size=(2, frames, 3)).astype(np.float32)
+    given = {"condition": condition, "speaker": [0, 1], "condition_gradient": True}
+    _, grads, everything = model.loss_and_grads(codes, **given)
+    assert np.allclose(grads["speaker.embedding"], everything.sum(axis=1), rtol=1e-5, atol=1e-7)
+    into = model.params.like()
+    _, _, dcondition = model.loss_and_grads(codes, into=into, needs=["head.1.bias"], **given)
+    assert dcondition.tobytes() == everything.tobytes() and dcondition.shape == condition.shape
+    assert {name for name, value in into.items() if value.any()} == {"head.1.bias"}
+
+
+def test_there_is_no_gradient_of_a_condition_that_is_not_given():
+    model = net(speakers=2)
+    with pytest.raises(ConfigError, match="condition_gradient must be False without a condition"):
+        model.loss_and_grads(codes_for(model, 2, 13), speaker=[0, 1], condition_gradient=True)
+
+
 def test_gradients_of_another_model_are_refused():
     model = net()
     codes = codes_for(model, 2, 20)

@@ -108,7 +108,8 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
             self.params, codes, None, sample_weight, network=self.network, condition=condition, threads=self.threads
         )
 
-    def loss_and_grads(self, codes, sample_weight=None, into=None, *, condition=None, speaker=None, needs=None):
+    def loss_and_grads(self, codes, sample_weight=None, into=None, *, condition=None, speaker=None, needs=None,
+                       condition_gradient=False):  # fmt: skip
         """The loss and its gradient with respect to every parameter, or to those that are needed.
 
         Parameters
@@ -120,23 +121,33 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         needs : collection of str, optional
             Names of the parameters whose gradients are wanted; None: all. The others are neither computed, where that
             saves time, nor touched in ``into``, which may lack them.
+        condition_gradient : bool
+            Return the gradient of ``condition`` as well, for a network in front of this one that makes it.
 
         Returns
         -------
         loss : float
         grads : Parameters
             Names and layout of ``params``, or of what is needed of them: ``into`` if given, else fresh.
+        dcondition : array like ``condition``
+            Only with ``condition_gradient=True``.
         """
+        if condition_gradient and condition is None:
+            raise ConfigError("WaveNet.loss_and_grads: condition_gradient must be False without a condition, got True")
         codes = self._codes("loss_and_grads", codes, extra=1)
         condition = self._conditioning("loss_and_grads", len(codes), codes.shape[1] - 1, condition, speaker)
         grads, stack_needs = self._gradients("loss_and_grads", into, needs)
+        with_speakers = needs is None or "speaker.embedding" in needs
+        if condition_gradient:
+            stack_needs |= {"condition"}
         result = gated_stack.loss_and_grads(
             self.params, codes, None, sample_weight, grads, network=self.network, condition=condition,
             recompute=self.recompute, half_activations=self._half, needs=stack_needs, workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip
-        self._add_speakers(grads, speaker, result.condition)
-        return result.loss, grads
+        if with_speakers:
+            self._add_speakers(grads, speaker, result.condition)
+        return (result.loss, grads, on_host(result.condition)) if condition_gradient else (result.loss, grads)
 
     # features: the trunk without its head -----------------------------------------------------------------------------
     def features(self, codes, *, condition=None, speaker=None):
