@@ -170,8 +170,7 @@ class VocoderStream:
         self._frames = self._frames[time // hop - self._first :]
         self._first = time // hop
         condition = self._frames[None, : model.network.condition.frames(n, time)]
-        codes = model.continue_generation(
-            [self._last], n, self._state, condition=condition, speaker=self._vocoder.speaker, **self._options
-        )[0]
+        speaker = None if self._vocoder.speaker is None else [self._vocoder.speaker]
+        codes = model.draw([self._last], n, self._state, condition=condition, speaker=speaker, **self._options)[0]
         self._last = int(codes[-1])
         return self._vocoder._codec.decode(codes)

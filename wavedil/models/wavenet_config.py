@@ -4,6 +4,7 @@ from functools import cached_property
 
 from wavedil import checks
 from wavedil.audio.codecs import CODECS
+from wavedil.audio.mel import MelConfig
 from wavedil.errors import ConfigError
 from wavedil.models.base import Config, checked_dataclass
 from wavedil.ops import gated_stack
@@ -34,6 +35,9 @@ class WaveNetConfig(Config):
         Samples between two frames of the condition; 0 if it is global or comes at every sample.
     condition_interpolation : {"linear", "held"}
         What samples between two frames see (`wavedil.ops.gated_stack.Condition`).
+    mel : MelConfig, optional
+        The condition is mel frames of this recipe, and one channel more that is 1 where there are frames: the network is a
+        vocoder (`wavedil.Vocoder`). ``condition_channels`` and ``condition_hop`` follow from it. A dict is taken as well.
     speakers : int
         Speakers, each with an embedding that is (added to) the condition; 0 for none.
 
@@ -56,6 +60,7 @@ class WaveNetConfig(Config):
     condition_hop: int = 0
     condition_interpolation: str = "linear"
     speakers: int = 0
+    mel: MelConfig | None = None
 
     def __post_init__(self):
         where = "WaveNetConfig"
@@ -68,8 +73,21 @@ class WaveNetConfig(Config):
             raise ConfigError(
                 f"{where}: classes must be at most {most}, the codes of {self.codec!r}, got {self.classes}"
             )
+        if self.mel is not None:
+            self._take_mel(where)
         if self.speakers and not self.condition_channels:
             self._set("condition_channels", self.residual_channels)
+
+    def _take_mel(self, where):
+        """Set what follows from the recipe of the mel frames."""
+        mel = self.mel if isinstance(self.mel, MelConfig) else MelConfig.from_dict(self.mel)
+        if mel.sample_rate != self.sample_rate:
+            raise ConfigError(f"{where}: mel must be of {self.sample_rate} Hz, as the model is, got {mel.sample_rate}")
+        self._set("mel", mel)
+        for name, value in (("condition_channels", mel.mels + 1), ("condition_hop", mel.hop)):
+            if getattr(self, name) not in (0, value):
+                raise ConfigError(f"{where}: {name} must be {value}, as mel says, got {getattr(self, name)}")
+            self._set(name, value)
 
     @cached_property
     def network(self):

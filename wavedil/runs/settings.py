@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from wavedil import checks
 from wavedil.errors import ConfigError
 
-BUNDLED = "bundled"  # the speech that comes with wavedil; bundled:it and bundled:ru are one voice of it
+BUNDLED = "bundled"  # the speech that comes with wavedil; bundled:it and bundled:ru are one speaker of it
 SCHEDULES = ("cosine", "exponential", "constant")
 MAY_BE_0 = "warmup", "patience", "seed"  # all other integers are at least 1
 # All presets count steps, never minutes: the same seed gives the same model on the same type of machine.
@@ -35,6 +35,7 @@ PRESETS = {
     },
 }
 DEFAULT_PRESET = "small"
+VOCODER = {"fed_noise": 1.0}  # of the table [train], if nothing else is said
 FINETUNE_STEPS = 300  # under a minute for the preset small on two cores
 FINETUNE_RATE = 0.25  # times the learning rate of the pretrained run
 LORA_RATE = 1.0
@@ -64,6 +65,8 @@ class TrainSettings:
     patience: int = 0  # validations without progress before an early stop; 0: never
     recompute: bool = False  # less memory, more time
     half_activations: bool = False  # on a GPU: activations in float16, half the memory
+    condition_drop: float = 0.0  # a vocoder: share of the windows without mel frames
+    fed_noise: float = 0.0  # a vocoder: noise on the codes that are fed, in codes
     seed: int = 0
 
 
@@ -71,17 +74,17 @@ class TrainSettings:
 class DataSettings:
     """The table `[data]`."""
 
-    folder: str = ""  # empty: the bundled clips; bundled:NAME: one voice of them
+    folder: str = ""  # empty: the bundled clips; bundled:NAME: one speaker of them
     sample_rate: int = 8000  # Hz
     validation: float = 0.1  # share of the clips that is held out (the bundled clips have a fixed list)
-    speakers: bool = False  # each subfolder of `folder` is a voice (the bundled clips always know their two)
+    speakers: bool = False  # each subfolder of `folder` is a speaker (the bundled clips always know their two)
     seed: int = 0  # of the split
-    voice: str = ""  # fine-tuning a model of several voices: all clips are of this one
+    speaker: str = ""  # fine-tuning a model of several speakers: all clips are of this one
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All tables; `model` is a plain dict until the data says the sample rate and the number of voices."""
+    """All tables; `model` is a plain dict until the data says the sample rate and the number of speakers."""
 
     model: dict
     train: TrainSettings
@@ -152,7 +155,7 @@ def preset(name: str) -> tuple[str, dict]:
     return f"preset {name}", PRESETS[checks.one_of("settings", "preset", name, PRESETS)]
 
 
-def collect(preset_name=None, config=None, folder=None, seed=None, steps=None) -> Settings:
+def collect(preset_name=None, config=None, folder=None, seed=None, steps=None, vocoder=False) -> Settings:
     """The settings of a new run: a preset, over it a TOML file, over both the single settings that are given.
 
     Parameters
@@ -164,6 +167,8 @@ def collect(preset_name=None, config=None, folder=None, seed=None, steps=None) -
     folder : path-like, optional
         With the audio; or ``"bundled:it"``, ``"bundled:ru"``.
     seed, steps : int, optional
+    vocoder : bool
+        Condition the network on mel frames of what it is to say: the key ``condition = "mel"`` of ``[model]``.
 
     Raises
     ------
@@ -175,6 +180,8 @@ def collect(preset_name=None, config=None, folder=None, seed=None, steps=None) -
         layers.append(read_toml(config))
     if folder:
         layers.append(("folder", {"data": {"folder": os.fspath(folder)}}))
+    if vocoder:
+        layers.append(("vocoder", {"model": {"condition": "mel"}, "train": VOCODER}))
     for key, value in (("seed", seed), ("steps", steps)):
         if value is not None:
             layers.append((key, {"train": {key: value}}))

@@ -4,7 +4,10 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+from wavedil import checks
 from wavedil.audio import Clips
+from wavedil.audio.mel import MelConfig
+from wavedil.audio.mel_clips import MelClips
 from wavedil.errors import CheckpointError, ConfigError, DataError
 from wavedil.models import WaveNet, WaveNetConfig
 from wavedil.runs import data, settings
@@ -25,7 +28,7 @@ class Training:
     total : int
         Steps that the run is to have in the end.
     old_clips : Clips or None
-        Of the old voice, if fine-tuning is to tell how much of it is forgotten.
+        Of the old speaker, if fine-tuning is to tell how much of it is forgotten.
     """
 
     run: Run
@@ -123,8 +126,12 @@ def model_config(wanted: settings.Settings, speakers: int) -> WaveNetConfig:
     ConfigError
         A key of the table ``[model]`` is unknown or its value is not right.
     """
+    rate, table = wanted.data.sample_rate, dict(wanted.model)
     try:
-        return WaveNetConfig.from_dict({**wanted.model, "sample_rate": wanted.data.sample_rate, "speakers": speakers})
+        if "condition" in table:
+            checks.one_of("WaveNetConfig", "condition", table.pop("condition"), ("mel",))
+            table["mel"] = MelConfig.preset(rate)
+        return WaveNetConfig.from_dict({**table, "sample_rate": rate, "speakers": speakers})
     except ConfigError as error:
         raise ConfigError(f"[model] {error}") from error
 

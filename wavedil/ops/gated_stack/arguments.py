@@ -7,7 +7,8 @@ import numpy as np
 from wavedil import checks
 from wavedil.errors import ConfigError, DTypeError, ShapeError
 from wavedil.ops import contract
-from wavedil.ops.gated_stack.network import Network, Softmax
+from wavedil.ops.gated_stack.heads import Softmax
+from wavedil.ops.gated_stack.network import Network
 
 
 def checked_params(where, network, params):
@@ -82,7 +83,10 @@ def checked_targets(where, network, params, inputs, targets, condition):
         targets = contract.integers(where, "targets", targets, rows)
         contract.in_range(where, "targets", targets, head.classes)
     else:
-        targets = contract.floats(where, "targets", targets, (*rows, head.outputs), dtype, like="params")
+        shape = (*rows, head.target_columns[0])
+        if np.shape(targets)[-1:] and np.shape(targets)[-1] in head.target_columns:
+            shape = (*rows, np.shape(targets)[-1])
+        targets = contract.floats(where, "targets", targets, shape, dtype, like="params")
     return params, inputs, targets, condition
 
 
@@ -140,3 +144,15 @@ def checked_weight(where, weights, shape, like):
         raise ShapeError(f"{where}: sample_weight must be finite, at least 0 and not all 0, got a sum of {total}")
     largest = weights.max()
     return weights if 1e-20 < largest < 1e20 else weights / largest
+
+
+def checked_draw(where, classes, seed, temperature, top_k, top_p):
+    """Seed, temperature, top_k and top_p after checks, as the backends take them."""
+    seed = checks.whole(where, "seed", seed, 0)
+    if seed >= 2**63:
+        raise ConfigError(f"{where}: seed must be below 2**63, got {seed}")
+    temperature = checks.number(where, "temperature", temperature, "a finite number of at least 0", lambda t: t >= 0)
+    top_k = 0 if top_k is None else min(checks.whole(where, "top_k", top_k), classes)
+    top_p = 1.0 if top_p is None else checks.number(where, "top_p", top_p, "a number above 0, up to 1",
+                                                    lambda p: 0 < p <= 1)  # fmt: skip
+    return seed, temperature, top_k, top_p
