@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "wavedil.models": (
-        "WaveNet", "WaveNetConfig", "TCN", "TCNConfig", "ClipClassifier", "ClipClassifierConfig", "load",
+        "WaveNet", "WaveNetConfig", "TCN", "TCNConfig", "ClipClassifier", "ClipClassifierConfig", "Vocoder", "load",
     ),  # fmt: skip
     "wavedil.training": ("Trainer", "AdamW", "Adam", "SGD", "FineTune", "LoRA"),
 }

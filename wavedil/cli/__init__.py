@@ -1,4 +1,4 @@
-"""The command line: train, finetune, generate, stream, info, dilations.
+"""The command line: train, finetune, generate, vocode, stream, info, dilations.
 
 A file a command, which reads options and prints; what is done is done by `wavedil.runs`, `wavedil.streaming` and
 `wavedil.receptive`. `show` is what the commands share for the eye, `options` what they share to be asked.
@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from wavedil.cli import dilations, finetune, generate, info, stream, train
+from wavedil.cli import dilations, finetune, generate, info, stream, train, vocode
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Train WaveNets on speech, and hear them, with nothing but NumPy and Numba.")  # fmt: skip
-for command in (train.train, finetune.finetune, generate.generate, stream.stream, info.info):
+for command in (train.train, finetune.finetune, generate.generate, vocode.vocode, stream.stream, info.info):
     app.command()(command)
 # So that -2 is a bad dilation and not an option.
 app.command(context_settings={"ignore_unknown_options": True})(dilations.dilations)

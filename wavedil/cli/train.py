@@ -26,11 +26,13 @@ def train(
     seed: Annotated[int | None, given("Seed of weights and batches. \\[default: 0]", min=0)] = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
+    vocoder: Annotated[bool, typer.Option(
+        "--vocoder", help="Learn to say again what a mel spectrum describes: `wavedil vocode`.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:  # fmt: skip
     """Train a WaveNet on speech; the run folder then holds the model, the curves and a sample to listen to."""
     with show.errors():
-        own = {"folder": folder, "preset": preset, "config": config, "seed": seed}
+        own = {"folder": folder, "preset": preset, "config": config, "seed": seed, "vocoder": vocoder or None}
         given = [name for name, value in own.items() if value is not None]
         if resume and out is None:
             raise typer.BadParameter("--resume needs the run folder: --out RUN --resume")
@@ -44,7 +46,7 @@ def train(
             training = runs.train.resume(out, steps, **more)
         else:
             name = config.stem if config else preset or settings.DEFAULT_PRESET
-            wanted = settings.collect(preset, config, folder, seed, steps)
+            wanted = settings.collect(preset, config, folder, seed, steps, vocoder)
             training = runs.train.start(out or new_folder(name), wanted, **more)
         tell_data(console, training)
         tell_model(console, training)
@@ -129,18 +131,23 @@ def finish(console, training):
     show.heading(console, "What was learned")
     if held_out:
         show.prose(console, runs.summary.verdict(held_out[-1][1], run.baselines))
+        if training.trainer.model.config.mel is not None:
+            show.prose(console, "The baselines know nothing of the mel frames, which this model is given.")
     else:
         show.prose(console, f"{learned[-1][1]:.2f} bits for each sample of the training clips; no clip was held out, "
                             "so it is unknown how much of that holds for other speech.")  # fmt: skip
     show.heading(console, f"In {run.path}")
-    show.say(console, "  sample.wav       four seconds that the model made up: listen to it\n"
-                      "  spectrogram.png  a real clip above it\n"
-                      "  loss.png         the curves; metrics.jsonl has the figures\n"
-                      + ("  finetune.png     before and after\n" if compared and compared.curve else "")
-                      + "  model.safetensors, trainer.safetensors, config.json")  # fmt: skip
+    files = {"spoken.wav": "a held-out clip, said by the model from its mel frames: listen to it",
+             "original.wav": "the clip itself", "sample.wav": "four seconds that the model made up: listen to it",
+             "spectrogram.png": "a real clip, and what the model made below it",
+             "loss.png": "the curves; metrics.jsonl has the figures", "finetune.png": "before and after"}  # fmt: skip
+    for file, what in files.items():
+        if (run.path / file).is_file():
+            show.say(console, f"  {file:17}{what}")
+    show.say(console, "  model.safetensors, trainer.safetensors, config.json")
     show.heading(console, "What to try next")
     for what, command in _suggestions(training):
-        show.say(console, f"  {what + ':':27}{command}")
+        show.say(console, f"  {what + ':':29}{command}")
 
 
 def _tell_comparison(console, training, compared):
@@ -166,8 +173,11 @@ def _suggestions(training):
     if step >= run.settings.train.steps:
         longer += f" --steps {2 * step}"
     sample = ["--seconds", 4, "--temperature", 1.0, "--seed", 1, "-o", out]
-    yield "another sample", show.command("generate", run.path, *sample)
-    if len(run.speakers) > 1:
+    if (run.path / "spoken.wav").is_file():
+        yield "say another recording", show.command("vocode", run.path, "RECORDING.wav")
+    if (run.path / "sample.wav").is_file():
+        yield "another sample", show.command("generate", run.path, *sample)
+    if len(run.speakers) > 1 and (run.path / "sample.wav").is_file():
         other = next(name for i, name in enumerate(run.speakers) if i != run.speaker())
         yield "the other speaker", show.command("generate", run.path, "--speaker", other, "-o", out.with_stem("other"))
     yield "what the model is made of", show.command("info", run.path)

@@ -6,6 +6,7 @@ Files name a model by its class; `load` finds it here.
 from wavedil.errors import CheckpointError
 from wavedil.models.clip_classifier import ClipClassifier, ClipClassifierConfig
 from wavedil.models.tcn import TCN, TCNConfig
+from wavedil.models.vocoder import Vocoder
 from wavedil.models.wavenet import WaveNet, WaveNetConfig
 from wavedil.parameters import files
 
@@ -55,6 +56,7 @@ __all__ = [
     "ClipClassifier",
     "ClipClassifierConfig",
     "TCNConfig",
+    "Vocoder",
     "WaveNet",
     "WaveNetConfig",
     "build",

@@ -15,12 +15,13 @@ data      the clips that settings name
 train     begin a run or go on with one
 finetune  adapt a run to another speaker; before and after
 sample    sound, and the pictures of a run
+vocode    vocoders: networks that say what mel frames describe
 summary   layers, arithmetic and memory of a model; what a loss means, in words
 """
 
 import importlib
 
-__all__ = ["Run", "data", "finetune", "run", "sample", "settings", "summary", "train"]
+__all__ = ["Run", "data", "finetune", "run", "sample", "settings", "summary", "train", "vocode"]
 
 
 def __getattr__(name):

@@ -9,7 +9,7 @@ from wavedil.errors import CheckpointError, ConfigError
 from wavedil.parameters import files
 from wavedil.runs import data, settings
 from wavedil.runs.run import Run, check_new
-from wavedil.runs.train import Training, new_trainer
+from wavedil.runs.train import Training, heard, new_trainer
 from wavedil.training import FineTune, checkpoint
 
 
@@ -143,7 +143,7 @@ def start(path, parent: Run, wanted: settings.Settings, *, speaker: str | None =
         raise ConfigError(f"--speaker {speaker}: {parent.path} has only one speaker, which is replaced")
     clips = data.clips(wanted.data, speakers)
     data.check_rates(clips.audit, resample)
-    trainer = new_trainer(path, t, model, clips, _recipe(wanted))
+    trainer = new_trainer(path, t, model, heard(clips, model, t), _recipe(wanted))
     run = Run.create(path, wanted, speakers, baselines=data.baselines(clips), reproducible=not timed, parent=origin,
                      eval_old=eval_old)  # fmt: skip
     return Training(run, trainer, clips, t.steps, kept)
@@ -173,7 +173,10 @@ def compare(training: Training) -> Comparison:
 
 
 def _old(training):
-    return training.trainer.validate(training.old_clips) if training.old_clips else None
+    if not training.old_clips:
+        return None
+    trainer = training.trainer
+    return trainer.validate(heard(training.old_clips, trainer.model, training.run.settings.train))
 
 
 def _old_clips(folder, parent, speakers, resample):

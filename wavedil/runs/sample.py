@@ -4,6 +4,7 @@ import numpy as np
 
 from wavedil import audio, report
 from wavedil.errors import ConfigError
+from wavedil.models.vocoder import Vocoder
 from wavedil.runs.run import Run
 from wavedil.runs.settings import SAMPLE_SECONDS, SAMPLE_TEMPERATURE
 from wavedil.runs.train import Training
@@ -49,13 +50,18 @@ def generate(
     """
     primer = None if primer is None else audio.mulaw_encode(primer)
     n = max(1, round(seconds * model.config.sample_rate))
+    if model.config.mel is not None:  # nothing is said of what is to be said
+        frames = model.network.condition.frames(n + (0 if primer is None else len(primer) - 1))
+        options["condition"] = np.zeros((1, frames, model.config.condition_channels), np.float32)
     return audio.mulaw_decode(model.generate(n, primer=primer, temperature=temperature, **options)[0])
 
 
 def illustrate(training: Training, progress=None) -> None:
     """Write ``loss.png``, ``sample.wav`` and ``spectrogram.png``: what a person looks at first.
 
-    The sample is of the run's own speaker, made on the device that the model trained on.
+    The sample is of the run's own speaker, made on the device that the model trained on. A vocoder says a held-out clip
+    again, from its mel frames, and writes it as ``spoken.wav`` with ``original.wav`` beside it; it makes up a sample only if
+    it learned to (``condition_drop``).
 
     Parameters
     ----------
@@ -69,12 +75,20 @@ def illustrate(training: Training, progress=None) -> None:
 
     speaker = run.speaker()
     trained = model(run, training.trainer.model.device)
-    made = generate(trained, SAMPLE_SECONDS, seed=0, speaker=speaker, progress=progress)
-    audio.write_audio(run.path / "sample.wav", made, rate)
-    spoken = f", speaker {run.speakers[speaker]}" if speaker is not None else ""
+    whose = f", speaker {run.speakers[speaker]}" if speaker is not None else ""
     name, codes = _like(training.clips, speaker, SAMPLE_SECONDS * rate)
-    pictures = [(f"real: {name}", audio.mulaw_decode(codes)),
-                (f"generated: temperature {SAMPLE_TEMPERATURE}, seed 0{spoken}", made)]  # fmt: skip
+    real = audio.mulaw_decode(codes)
+    pictures = [(f"real: {name}", real)]
+    if trained.config.mel is not None:
+        vocoder = Vocoder(trained, speaker=speaker)
+        spoken = vocoder.synthesise(vocoder.analyse(real), samples=len(real), progress=progress)
+        audio.write_audio(run.path / "original.wav", real, rate)
+        audio.write_audio(run.path / "spoken.wav", spoken, rate)
+        pictures.append((f"said by the model from the mel frames of it{whose}", spoken))
+    if trained.config.mel is None or run.settings.train.condition_drop > 0:
+        made = generate(trained, SAMPLE_SECONDS, seed=0, speaker=speaker, progress=progress)
+        audio.write_audio(run.path / "sample.wav", made, rate)
+        pictures.append((f"made up: temperature {SAMPLE_TEMPERATURE}, seed 0{whose}", made))
     report.spectrogram_page(run.path / "spectrogram.png", pictures, rate, title=title)
 
 

@@ -71,7 +71,7 @@ def start(
     t = wanted.train
     model = WaveNet(model_config(wanted, len(clips.speakers)), seed=t.seed, recompute=t.recompute,
                     half_activations=t.half_activations, threads=threads, device=device)  # fmt: skip
-    trainer = new_trainer(path, t, model, clips)
+    trainer = new_trainer(path, t, model, heard(clips, model, t))
     run = Run.create(path, wanted, clips.speakers, baselines=data.baselines(clips), reproducible=not timed)
     return Training(run, trainer, clips, t.steps)
 
@@ -102,13 +102,14 @@ def resume(
         raise CheckpointError(f"{run.path} has no {CONFIG} to tell what data it was trained on: go on with it in "
                               "Python, by wavedil.Trainer.resume")  # fmt: skip
     wanted = run.settings
-    model_config(wanted, 0)
+    config = model_config(wanted, 0)
     clips = data.clips(wanted.data, run.speakers)
     if list(clips.speakers) != run.speakers:
         raise DataError(f"{run.path} was trained with the speakers {run.speakers}, the data now has "
                         f"{list(clips.speakers)}")  # fmt: skip
-    options = {"validation": clips if clips.validation_clips() else None, "threads": threads, "device": device}
-    trainer = Trainer.resume(run.path, clips, **options)
+    source = heard(clips, config, wanted.train)
+    options = {"validation": source if clips.validation_clips() else None, "threads": threads, "device": device}
+    trainer = Trainer.resume(run.path, source, **options)
     total = steps or wanted.train.steps
     if total != wanted.train.steps and total > trainer.step:
         run.settings = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, steps=total))
@@ -116,6 +117,12 @@ def resume(
     run.reproducible &= not timed
     run.save()
     return Training(run, trainer, clips, total)
+
+
+def heard(clips, model, t: settings.TrainSettings):
+    """The clips as a model (or its config) learns from them: a vocoder with their mel frames."""
+    mel = getattr(model, "config", model).mel
+    return clips if mel is None else MelClips(clips, mel, drop=t.condition_drop, noise=t.fed_noise)
 
 
 def model_config(wanted: settings.Settings, speakers: int) -> WaveNetConfig:
