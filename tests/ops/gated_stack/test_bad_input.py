@@ -214,7 +214,8 @@ BAD_NETWORKS = [
     ("Network: stacks must be a tuple of Stack, got Stack", lambda: Network(Codes(3), STACK)),
     ("Network: stacks must be a tuple of Stack, got int", lambda: Network(Codes(3), 4)),
     ("Network: stacks must hold at least one, got none", lambda: Network(Codes(3), ())),
-    ("Network: head must be Softmax or Regression or Logistics or Gaussian or None, got int", lambda: Network(Codes(3), (STACK,), 4)),
+    ("Network: head must be Softmax or Regression or Logistics or Gaussian or None, got int",
+     lambda: Network(Codes(3), (STACK,), 4)),
     ("Network: condition must be Condition or None, got int", lambda: Network(Codes(3), (STACK,), condition=4)),
 ]  # fmt: skip
 
