@@ -1,8 +1,8 @@
-"""Fetch real speech: five voices of 23 to 30 minutes each, 8 kHz, one folder a language.
+"""Fetch real speech: five speakers of 23 to 30 minutes each, 8 kHz, one folder a language.
 
     python examples/get_speech.py                # speech/en, es, fr, it and ru
     python examples/get_speech.py it ru -o data  # data/it and data/ru
-    python examples/get_speech.py it it-menardi -o italian  # a second Italian voice, of the same words
+    python examples/get_speech.py it it-menardi -o italian  # a second Italian speaker, of the same words
 
 They are the sounds of the Asterisk telephone exchange as Debian packages them. On Debian, Ubuntu and their like this
 needs no rights: `apt-get download` and `dpkg-deb -x`. The audio keeps its own licences, which are printed and copied.
@@ -25,7 +25,7 @@ LANGUAGES = {
     "it": ("it_IT_m_Carlo", "Carlo Flora (m)", "CC-BY-3.0", 20),
     "ru": ("ru_RU_f_IvrvoiceRU", "IvrvoiceRU (f), provided by Maxim Topal, ivrvoice.ru", "CC-BY-3.0", 20),
 }
-VOICES = LANGUAGES | {
+SPEAKERS = LANGUAGES | {
     "it-menardi": ("it_IT_f_Menardi", "Paola Dal Zot (f), made by Marco Menardi and her, www.voip.ammdomus.it",
                    "CC-BY-SA-3.0", 20),
 }  # fmt: skip
@@ -38,25 +38,25 @@ ELSEWHERE = """\
         "apt-get update && cd /tmp && apt-get download {packages} \\
          && for f in *.deb; do dpkg-deb -x $f /data/asterisk; done"
 or fetch asterisk-core-sounds-XX-wav from https://downloads.asterisk.org/pub/telephony/sounds/ by hand, and unpack each
-language into a folder of its own below {out}. Any other recordings will do as well: one folder for each voice."""
+language into a folder of its own below {out}. Any other recordings will do as well: one folder for each speaker."""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("languages", nargs="*", metavar="LANGUAGE",
-                        help=f"of {', '.join(VOICES)}; default: {', '.join(LANGUAGES)}")  # fmt: skip
+                        help=f"of {', '.join(SPEAKERS)}; default: {', '.join(LANGUAGES)}")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, default=Path("speech"), help="folder to make (default: speech)")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.languages) - set(VOICES))
+    unknown = sorted(set(arguments.languages) - set(SPEAKERS))
     if unknown:
-        parser.error(f"languages must be of {', '.join(VOICES)}, got {', '.join(unknown)}")
+        parser.error(f"languages must be of {', '.join(SPEAKERS)}, got {', '.join(unknown)}")
     for language in arguments.languages or LANGUAGES:
         get(language, arguments.out)
 
 
 def get(language, out):
     """Make OUT/LANGUAGE, unless a whole one is there."""
-    inside, speaker, licence, least = VOICES[language]
+    inside, speaker, licence, least = SPEAKERS[language]
     package, folder = PACKAGES[language], out / language
     if not folder.exists():
         missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
@@ -70,10 +70,10 @@ def get(language, out):
             (archive,) = Path(place).glob("*.deb")
             command("dpkg-deb", "-x", archive.name, "unpacked", cwd=place)
             unpacked = Path(place, "unpacked", "usr", "share")
-            voice = unpacked / "asterisk" / "sounds" / inside
-            shutil.copy(unpacked / "doc" / package / "copyright", voice / "COPYRIGHT")
-            shutil.rmtree(voice / "silence", ignore_errors=True)  # holds silence, of which there is enough
-            voice.rename(folder)
+            sounds = unpacked / "asterisk" / "sounds" / inside
+            shutil.copy(unpacked / "doc" / package / "copyright", sounds / "COPYRIGHT")
+            shutil.rmtree(sounds / "silence", ignore_errors=True)  # holds silence, of which there is enough
+            sounds.rename(folder)
     minutes, clips = check(folder)
     if minutes < least:
         sys.exit(f"{folder}: expected at least {least} minutes of speech, got {minutes:.1f}: remove it and try again")

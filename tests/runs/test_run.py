@@ -28,13 +28,13 @@ def test_a_new_run_overwrites_nothing(tmp_path, one):
         runs.Run.create(tmp_path, one.run.settings)
 
 
-def test_voices_are_numbers_by_name(tmp_path, one):
+def test_speakers_are_numbers_by_name(tmp_path, one):
     run = runs.Run.create(tmp_path / "run", one.run.settings, ["anna", "bruno"])
     assert (run.speaker(), run.speaker("bruno")) == (0, 1)
     with pytest.raises(ConfigError, match="speaker must be one of 'anna', 'bruno', got 'carla'"):
         run.speaker("carla")
     assert one.run.speaker() is None
-    with pytest.raises(ConfigError, match="only one voice"):
+    with pytest.raises(ConfigError, match="only one speaker"):
         one.run.speaker("anna")
 
 

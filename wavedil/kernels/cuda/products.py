@@ -221,8 +221,7 @@ def rows(
         What end="add" adds, "relu_back" takes the sign of, and tanh and sigmoid of "gate_back". "gate_add" adds
         an ``other (B, T, N)`` before the gate.
 
-    These may be float16: a and a2; y and y2 of a gate; y of "store" and "add"; other and other2 of "add" and
-    "gate_back".
+    float16 may be a and a2; y and y2 of a gate; y of "store" and "add"; other and other2 of "add" and "gate_back".
     """
     columns = w.shape[-2] if transposed else w.shape[-1]
     if taps == 1 and shift == 0 and bias_step == 0 and a.shape[:-1] == y.shape[:-1]:

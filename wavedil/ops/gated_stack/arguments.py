@@ -144,3 +144,15 @@ def checked_weight(where, weights, shape, like):
         raise ShapeError(f"{where}: sample_weight must be finite, at least 0 and not all 0, got a sum of {total}")
     largest = weights.max()
     return weights if 1e-20 < largest < 1e20 else weights / largest
+
+
+def checked_draw(where, classes, seed, temperature, top_k, top_p):
+    """Seed, temperature, top_k and top_p after checks, as the backends take them."""
+    seed = checks.whole(where, "seed", seed, 0)
+    if seed >= 2**63:
+        raise ConfigError(f"{where}: seed must be below 2**63, got {seed}")
+    temperature = checks.number(where, "temperature", temperature, "a finite number of at least 0", lambda t: t >= 0)
+    top_k = 0 if top_k is None else min(checks.whole(where, "top_k", top_k), classes)
+    top_p = 1.0 if top_p is None else checks.number(where, "top_p", top_p, "a number above 0, up to 1",
+                                                    lambda p: 0 < p <= 1)  # fmt: skip
+    return seed, temperature, top_k, top_p

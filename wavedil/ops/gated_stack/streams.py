@@ -6,7 +6,7 @@ from wavedil import checks
 from wavedil.errors import ConfigError, ShapeError
 from wavedil.kernels import storage as stored
 from wavedil.ops import contract
-from wavedil.ops.gated_stack.arguments import checked_condition, checked_inputs, checked_params
+from wavedil.ops.gated_stack.arguments import checked_condition, checked_draw, checked_inputs, checked_params
 from wavedil.ops.gated_stack.heads import Gaussian, Logistics, Softmax
 
 
@@ -199,17 +199,10 @@ def _options(where, state, codes, seed, temperature, top_k, top_p):
         wanted = "from codes to no more codes, or from Samples to Logistics or Gaussian"
         got = f"{type(network.input).__name__} in and {type(head).__name__} out"
         raise ConfigError(f"{where}: the state's network must go {wanted}, got one with {got}")
-    seed = checks.whole(where, "seed", seed, 0)
-    if seed >= 2**63:
-        raise ConfigError(f"{where}: seed must be below 2**63, got {seed}")
-    temperature = checks.number(where, "temperature", temperature, "a finite number of at least 0", lambda t: t >= 0)
     for name, value in (("top_k", top_k), ("top_p", top_p)):
         if value is not None and not codes:
             raise ConfigError(f"{where}: {name} must be None for a network of values, got {value!r}")
-    top_k = 0 if top_k is None else min(checks.whole(where, "top_k", top_k), head.classes)
-    top_p = 1.0 if top_p is None else checks.number(where, "top_p", top_p, "a number above 0, up to 1",
-                                                    lambda p: 0 < p <= 1)  # fmt: skip
-    return seed, temperature, top_k, top_p
+    return checked_draw(where, head.classes if codes else 1, seed, temperature, top_k, top_p)
 
 
 def _checked_values(where, state, first, count, extra, lpc):
