@@ -40,7 +40,6 @@ TOO_LONG = {
     "wavedil.kernels.cuda.products:_row_product.kernel": "one kernel: its parts share registers",
     "wavedil.kernels.cuda.products:_column_product": "a kernel and the device functions that it closes over",
     "wavedil.kernels.cuda.products:_column_product.kernel": "one kernel: its parts share registers",
-    "wavedil.models.wavenet": "to be split: stages, checks of conditions",
     "wavedil.ops.gated_stack.cuda_sample:_sampler": "a kernel and the device functions that it closes over",
     "wavedil.ops.gated_stack.cuda_sample:_sampler.kernel": "one kernel: its parts share registers and barriers",
 }
