@@ -9,7 +9,8 @@ from helpers import stacks as s
 from wavedil.errors import ConfigError, DTypeError, ShapeError
 from wavedil.ops import gated_stack
 from wavedil.ops.gated_stack import cases
-from wavedil.ops.gated_stack.network import Codes, Condition, Network, Regression, Samples, Softmax, Stack
+from wavedil.ops.gated_stack.heads import Regression, Softmax
+from wavedil.ops.gated_stack.network import Codes, Condition, Network, Samples, Stack
 
 GOOD, SETTINGS = cases.inputs(s.case_named("local"), "float32")
 CODES = GOOD["inputs"][:, :-1]
@@ -213,7 +214,8 @@ BAD_NETWORKS = [
     ("Network: stacks must be a tuple of Stack, got Stack", lambda: Network(Codes(3), STACK)),
     ("Network: stacks must be a tuple of Stack, got int", lambda: Network(Codes(3), 4)),
     ("Network: stacks must hold at least one, got none", lambda: Network(Codes(3), ())),
-    ("Network: head must be Softmax or Regression or None, got int", lambda: Network(Codes(3), (STACK,), 4)),
+    ("Network: head must be Softmax or Regression or Logistics or Gaussian or None, got int",
+     lambda: Network(Codes(3), (STACK,), 4)),
     ("Network: condition must be Condition or None, got int", lambda: Network(Codes(3), (STACK,), condition=4)),
 ]  # fmt: skip
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from wavedil.ops import contract, conv1d, cross_entropy, embedding, gated_block, gated_stack
 from wavedil.ops.gated_stack import cases
-from wavedil.ops.gated_stack.network import ACTIVATIONS, Condition, Network, Regression, Samples, Stack
+from wavedil.ops.gated_stack.heads import Regression
+from wavedil.ops.gated_stack.network import ACTIVATIONS, Condition, Network, Samples, Stack
 
 
 # ---- the cases -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from wavedil.errors import ConfigError
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops import contract, gated_stack
 from wavedil.ops.gated_stack import cases
-from wavedil.ops.gated_stack.network import Condition, Network, Regression, Samples, Stack
+from wavedil.ops.gated_stack.heads import Regression
+from wavedil.ops.gated_stack.network import Condition, Network, Samples, Stack
 
 
 # ---- what nobody needs -----------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from wavedil.ops import gated_stack
 from wavedil.ops.gated_stack import cases
-from wavedil.ops.gated_stack.network import Condition, Network, Regression, Samples, Stack
+from wavedil.ops.gated_stack.heads import Regression
+from wavedil.ops.gated_stack.network import Condition, Network, Samples, Stack
 
 
 # ---- causality and streams -------------------------------------------------------------------------------------------

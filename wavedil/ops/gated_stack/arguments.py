@@ -7,7 +7,8 @@ import numpy as np
 from wavedil import checks
 from wavedil.errors import ConfigError, DTypeError, ShapeError
 from wavedil.ops import contract
-from wavedil.ops.gated_stack.network import Network, Softmax
+from wavedil.ops.gated_stack.heads import Softmax
+from wavedil.ops.gated_stack.network import Network
 
 
 def checked_params(where, network, params):
@@ -82,7 +83,10 @@ def checked_targets(where, network, params, inputs, targets, condition):
         targets = contract.integers(where, "targets", targets, rows)
         contract.in_range(where, "targets", targets, head.classes)
     else:
-        targets = contract.floats(where, "targets", targets, (*rows, head.outputs), dtype, like="params")
+        shape = (*rows, head.target_columns[0])
+        if np.shape(targets)[-1:] and np.shape(targets)[-1] in head.target_columns:
+            shape = (*rows, np.shape(targets)[-1])
+        targets = contract.floats(where, "targets", targets, shape, dtype, like="params")
     return params, inputs, targets, condition
 
 

@@ -10,7 +10,7 @@ from wavedil.kernels import pool, storage
 from wavedil.kernels.cpu.host import width
 from wavedil.kernels.cpu.panels import add_gathered, gather, inverse_index, pack_rows, panels_of
 from wavedil.kernels.workspace import aligned_zeros
-from wavedil.ops.gated_stack import cpu_gates, cpu_heads, cpu_joins
+from wavedil.ops.gated_stack import cpu_gates, cpu_heads, cpu_joins, heads
 from wavedil.ops.gated_stack import network as net
 from wavedil.ops.gated_stack.cpu_maps import all_parts, columns
 from wavedil.ops.gated_stack.cpu_tables import BEGIN, CHUNK, GATES, LAYER, STEP, Grads, Net, X
@@ -117,7 +117,7 @@ class Plan:
 
     def _fill_padding(self, arrays, begins):
         """Numbers that are no parameters: outputs that do not exist, and skip outputs that are z itself."""
-        if (-1, "bias1") in begins and isinstance(self.network.head, net.Softmax):
+        if (-1, "bias1") in begins and isinstance(self.network.head, heads.Softmax):
             begin, classes = begins[-1, "bias1"], self.network.head.classes
             # Classes that do not exist have probability zero.
             arrays["vectors"][begin + classes : begin + self.of(classes) * self.width] = -1e30
@@ -152,8 +152,9 @@ class Plan:
             "output_panels": 0 if head is None else self.of(head.outputs),
             "outputs": 0 if head is None else head.outputs,
         }  # fmt: skip
-        values = {name: 0 for name in kind._fields} | begins | sizes | self.head_gradients
-        return kind(**{name: int(values[name]) for name in kind._fields})
+        values = {name: int(value) for name, value in (begins | sizes | self.head_gradients).items()}
+        values |= {name: getattr(head, name) for name in kind._fields if hasattr(head, name)}
+        return kind(**{name: values.get(name, 0) for name in kind._fields})
 
     def _stored(self, packed, begins, found, kind):
         """Packed matrices in fewer bytes: the array, and where in it each begins."""

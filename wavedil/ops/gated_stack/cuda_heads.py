@@ -13,11 +13,17 @@ from wavedil.kernels.cuda.launch import Kernel, blocks_for, threads_or
 from wavedil.kernels.cuda.numbers import reals
 from wavedil.kernels.cuda.sums import sum_values
 from wavedil.ops.cross_entropy.cuda import CHUNK, rows_loss
-from wavedil.ops.gated_stack.network import Regression, Softmax
+from wavedil.ops.gated_stack import cuda_mixtures
+from wavedil.ops.gated_stack.heads import Gaussian, Logistics, Regression, Softmax
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
-def square_loss(losses, outputs, targets, weights, first, scale, gradient=False):
+def cross_entropy(head, *arguments, **options):
+    """`rows_loss`, whatever the head's settings."""
+    rows_loss(*arguments, **options)
+
+
+def square_loss(head, losses, outputs, targets, weights, first, scale, gradient=False):
     """losses (n,) = each row's weighted mean square; with gradient, outputs (n, Q) = their gradient, times ``scale``.
 
     As `rows_loss`: rows of weight 0 count for nothing, and ``targets`` and ``weights`` are those of all rows, of which
@@ -30,7 +36,17 @@ def square_loss(losses, outputs, targets, weights, first, scale, gradient=False)
     )  # fmt: skip
 
 
-LOSSES = {Softmax: rows_loss, Regression: square_loss}
+LOSSES = {
+    Softmax: cross_entropy,
+    Regression: square_loss,
+    Logistics: cuda_mixtures.logistics_loss,
+    Gaussian: cuda_mixtures.gaussian_loss,
+}
+
+
+def loss_of(head):
+    """The loss of a head's rows."""
+    return functools.partial(LOSSES[type(head)], head)
 
 
 @functools.cache
@@ -77,10 +93,10 @@ def train(make, params, into, network, skip, targets, weights, scale):
 
     Outputs exist for a chunk of rows at a time, and turn into their gradient in place.
     """
-    rows, loss_of = weights.size, LOSSES[type(network.head)]
+    rows, rows_losses = weights.size, loss_of(network.head)
     losses, loss = make("nats", (rows,), np.float64), make("loss", (1,), np.float64)
     if network.filters:
-        loss_of(losses, skip, targets, weights, 0, scale, gradient=True)
+        rows_losses(losses, skip, targets, weights, 0, scale, gradient=True)
         sum_values(loss, losses)
         return loss, skip
     dskip = make("dskip", skip.shape, skip.dtype)
@@ -90,7 +106,7 @@ def train(make, params, into, network, skip, targets, weights, scale):
 
 def _two_layers(make, params, into, network, skip, dskip, targets, weights, scale, losses, loss):
     """loss =, dskip =, and the gradients of both layers +=."""
-    rows, dtype, loss_of = weights.size, skip.dtype, LOSSES[type(network.head)]
+    rows, dtype, rows_losses = weights.size, skip.dtype, loss_of(network.head)
     weight0, bias0, weight1, bias1 = (params[f"head.{i}.{n}"] for i in range(2) for n in ("weight", "bias"))
     d_weight0, d_bias0, d_weight1, d_bias1 = (into.get(f"head.{i}.{n}") for i in range(2) for n in ("weight", "bias"))
     skip, dskip = skip.reshape(1, rows, -1), dskip.reshape(1, rows, -1)
@@ -102,7 +118,7 @@ def _two_layers(make, params, into, network, skip, dskip, targets, weights, scal
         outputs = held[: last - first].reshape(1, last - first, -1)
         some, dsome = (array[0][first:last].reshape(1, last - first, -1) for array in (end, dend))
         products.rows(outputs, some, weight1, bias=bias1, left="relu")
-        loss_of(losses.part(first, last), outputs, targets, weights, first, scale, gradient=True)
+        rows_losses(losses.part(first, last), outputs, targets, weights, first, scale, gradient=True)
         products.columns(make, d_weight1, d_bias1, some, outputs, left="relu")
         products.rows(dsome, outputs, weight1, other=some, end="relu_back", transposed=True)
     sum_values(loss, losses)
@@ -112,4 +128,4 @@ def _two_layers(make, params, into, network, skip, dskip, targets, weights, scal
 
 def kernels(dtype):
     """All kernels of this module itself."""
-    return (_square_loss(np.dtype(dtype), threads_or(128)),)
+    return (_square_loss(np.dtype(dtype), threads_or(128)), *cuda_mixtures.kernels(dtype))

@@ -14,8 +14,9 @@ from wavedil.ops.embedding import cuda as embedding
 from wavedil.ops.gated_block.cuda import project as project_condition
 from wavedil.ops.gated_stack import cuda_heads, cuda_layers, cuda_sample
 from wavedil.ops.gated_stack.cuda_condition import Told
-from wavedil.ops.gated_stack.network import FILTER, GATED, PROJECT, Softmax
-from wavedil.ops.gated_stack.reference import draw
+from wavedil.ops.gated_stack.heads import Softmax
+from wavedil.ops.gated_stack.network import FILTER, GATED, PROJECT
+from wavedil.ops.gated_stack.reference_heads import draw, fed_rows
 from wavedil.ops.gated_stack.streams import part_of_condition
 
 
@@ -193,12 +194,12 @@ class Stream:
             for name, part in (("targets", targets), ("weights", weights))
         )
         losses = make("losses", (weights.size,), np.float64)
-        cuda_heads.LOSSES[type(network.head)](losses, outputs, targets, shares, 0, 0.0)
+        cuda_heads.loss_of(network.head)(losses, outputs, targets, shares, 0, 0.0)
         sum_values(total, losses)
 
     # drawing ----------------------------------------------------------------------------------------------------------
-    def sample(self, first, out, condition, options):
-        """Fill ``out (batch, n)`` with draws that follow ``first (batch,)`` and each other.
+    def sample(self, first, out, condition, options, extra=None, lpc=None):
+        """Fill ``out (batch, n)`` with draws that follow ``first`` (`streams.sample`) and each other.
 
         WaveNets without a condition, or with a global one, draw in one persistent kernel. All others, and conditions
         that change in time, go step by step and draw on the host, which is right but waits for each step.
@@ -207,7 +208,7 @@ class Stream:
         if widths is not None and (condition is None or condition.ndim == 2):
             self._sample_at_once(widths, first, out, condition, options)
         else:
-            self._sample_step_by_step(first, out, condition, options)
+            self._sample_step_by_step(first, out, condition, options, extra, lpc)
 
     def _widths(self):
         """What the persistent kernel is compiled for; None if it does not know such networks."""
@@ -222,19 +223,20 @@ class Stream:
             network.head.classes,
         )  # fmt: skip
 
-    def _sample_step_by_step(self, first, out, condition, options):
+    def _sample_step_by_step(self, first, out, condition, options, extra, lpc):
         network, start, condition = self.network, self.time, on_host(condition)
         is_global = condition is None or condition.ndim == 2
         local = None if condition is None else self.engine.array(condition)
-        outputs, codes = self.engine.empty((self.batch, 1, network.head.outputs), self.dtype), first[:, None]
+        outputs, past = self.engine.empty((self.batch, 1, network.head.outputs), self.dtype), first
         for i in range(out.shape[1]):
             if not is_global:
                 local = self.engine.array(part_of_condition(condition, network, start, i, 1))
-            self.step(codes, local, outputs)
-            logits = outputs.to_host().astype(np.float64)
+            fed, shifts = fed_rows(network, past, extra, lpc, i)
+            self.step(fed, local, outputs)
+            said = outputs.to_host().astype(np.float64)
             for b in range(self.batch):
-                out[b, i] = draw(logits[b, 0], options, b, self.time - 1)
-            codes = out[:, i : i + 1]
+                out[b, i] = draw(network.head, said[b, 0], options, b, self.time - 1, shifts[b])
+            past = np.concatenate([past[:, 1:], out[:, i : i + 1]], axis=1)
 
     def _sample_at_once(self, widths, first, out, condition, options):
         seed, temperature, top_k, top_p = options
@@ -243,7 +245,7 @@ class Stream:
         held = self._shared_memory(widths) + weights <= engine.shared_memory  # else in global memory, and the caches
         kernel = cuda_sample.sampler(self.dtype, widths, held)
         extra = self.kept if condition is None else self._projected(condition)
-        drawn, codes = engine.empty((batch, count), np.int64), engine.array(np.asarray(first, np.int64))
+        drawn, codes = engine.empty((batch, count), np.int64), engine.array(first[:, -1].astype(np.int64))
         failed = engine.array(np.full((batch, 2), -1))
         dilations = engine.array(np.array(network.dilations, np.int64))
         numbers = engine.array(cuda_sample.draws(seed, batch, self.time, count))
