@@ -111,7 +111,7 @@ def net():
 @by_kind
 def test_a_model_streams_and_generates_with_stored_weights(net, kind, tmp_path):
     codes = np.random.default_rng(0).integers(0, 256, (1, 40))
-    state = net.init_stream(weights=kind)
+    state = net.init_stream(storage=kind)
     first = net.stream(codes[:, :25], state)
     net.save_stream(state, tmp_path / "stream.safetensors")
     loaded = net.load_stream(tmp_path / "stream.safetensors")
@@ -121,39 +121,39 @@ def test_a_model_streams_and_generates_with_stored_weights(net, kind, tmp_path):
     exact = net.logits(codes)
     got = np.concatenate([first, rest[0]], axis=1)
     assert 0 < h.relative_error(got, exact) < {"float16": 2e-3, "int8": 5e-2}[kind]
-    assert net.generate(10, weights=kind).shape == (1, 10)
+    assert net.generate(10, storage=kind).shape == (1, 10)
     from wavedil import streaming
 
-    heard = streaming.Predictor(net, weights=kind).process(np.zeros(7, np.float32))
-    assert heard.audio.shape == (7,) and streaming.Generator(net, weights=kind).process(5).audio.shape == (5,)
-    with pytest.raises(ConfigError, match="weights must be None with a state"):
-        streaming.Predictor(net, state=state, weights=kind)
+    heard = streaming.Predictor(net, storage=kind).process(np.zeros(7, np.float32))
+    assert heard.audio.shape == (7,) and streaming.Generator(net, storage=kind).process(5).audio.shape == (5,)
+    with pytest.raises(ConfigError, match="storage must be None with a state"):
+        streaming.Predictor(net, state=state, storage=kind)
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
 def test_what_cannot_be_stored(net, tmp_path):
-    with pytest.raises(ConfigError, match="init_state: weights must be None, 'float16' or 'int8', got 'int4'"):
-        net.init_stream(weights="int4")
-    with pytest.raises(DTypeError, match="params must be float32 for weights='int8', got float64"):
-        wd.WaveNet(net.config, dtype="float64").init_stream(weights="int8")
+    with pytest.raises(ConfigError, match="init_state: storage must be None, 'float16' or 'int8', got 'int4'"):
+        net.init_stream(storage="int4")
+    with pytest.raises(DTypeError, match="params must be float32 for storage='int8', got float64"):
+        wd.WaveNet(net.config, dtype="float64").init_stream(storage="int8")
     large = wd.WaveNet(net.config)
     large.params["head.0.weight"][0, 0] = 1e5
-    large.init_stream(weights="int8")
-    with pytest.raises(ConfigError, match="head.0.weight must be finite for weights='float16', and it reaches 100000"):
-        large.init_stream(weights="float16")
+    large.init_stream(storage="int8")
+    with pytest.raises(ConfigError, match="head.0.weight must be finite for storage='float16', and it reaches 100000"):
+        large.init_stream(storage="float16")
     for value in (np.nan, np.inf):
         large.params["head.0.weight"][0, 0] = value
         for kind in storage.KINDS:
             with pytest.raises(ConfigError, match="must be finite"):
-                large.generate(1, weights=kind)
+                large.generate(1, storage=kind)
 
 
 def test_a_stream_file_with_options_that_do_not_exist(net, tmp_path):
     from wavedil.parameters import files
 
-    net.save_stream(net.init_stream(weights="int8"), tmp_path / "s.safetensors")
+    net.save_stream(net.init_stream(storage="int8"), tmp_path / "s.safetensors")
     tensors, about = files.read(tmp_path / "s.safetensors", "stream")
-    for options in ({"weights": "int4"}, {"bits": 8}, "int8"):
+    for options in ({"storage": "int4"}, {"bits": 8}, "int8"):
         files.write(tmp_path / "t.safetensors", tensors, about | {"options": options})
         with pytest.raises(CheckpointError, match="options must be those of init_stream"):
             net.load_stream(tmp_path / "t.safetensors")

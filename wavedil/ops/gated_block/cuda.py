@@ -38,8 +38,8 @@ def forward(
     """y.h =, y.skip =, tanh =, sigmoid ="""
     make, past = scratch(workspace, x.engine), (conv_weight.shape[0] - 1) * dilation
     gates(make, tanh, sigmoid, x, conv_weight, conv_bias, condition, condition_weight, -past, dilation)
-    mix(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
-    mix(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
+    project_gated(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
+    project_gated(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -83,8 +83,8 @@ def step(
     tanh, sigmoid = (make(name, (batch, n, conv_weight.shape[2] // 2), x.dtype) for name in ("tanh", "sigmoid"))
     unroll(rows, history, x, int(position[0]))
     gates(make, tanh, sigmoid, rows, conv_weight, conv_bias, condition, condition_weight, 0, dilation)
-    mix(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
-    mix(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
+    project_gated(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
+    project_gated(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
     remember(history, x, int(position[0]))
     if span:
         position[0] = (position[0] + n) % span
@@ -114,7 +114,7 @@ def project(out, condition, weight, bias):
     products.rows(out.reshape(1, *out.shape), condition.reshape(1, *condition.shape), weight, bias=bias)
 
 
-def mix(y, x, tanh, sigmoid, weight, bias):
+def project_gated(y, x, tanh, sigmoid, weight, bias):
     """y = x + (tanh sigmoid) weight + bias; without the first term if x is None."""
     end = "store" if x is None else "add"
     products.rows(y, tanh, weight, a2=sigmoid, bias=bias, other=x, left="product", end=end)

@@ -107,9 +107,9 @@ class Stream:
     # a block of rows --------------------------------------------------------------------------------------------------
     def _items(self, count, condition):
         """The net and each stream's arrays for ``count`` rows."""
-        everyone = condition if condition is not None and condition.ndim == 2 else None
-        local = condition if everyone is None else None
-        biases = self._biases(everyone, local is not None)
+        global_condition = condition if condition is not None and condition.ndim == 2 else None
+        local = condition if global_condition is None else None
+        biases = self._biases(global_condition, local is not None)
         if local is None and self._plain_items is not None:  # their arrays stay the same
             return self.nets[False], self._plain_items
         plan, net = self.plans[local is not None], self.nets[local is not None]
@@ -183,10 +183,10 @@ class Stream:
         Streams go in groups, which are the rows of a step's products; a stream's bits do not depend on its group. A
         condition that changes in time is projected first, for all rows (one "frame" a row, if it has no frames).
         """
-        everyone = condition if condition is not None and condition.ndim == 2 else None
-        local = condition if everyone is None else None
+        global_condition = condition if condition is not None and condition.ndim == 2 else None
+        local = condition if global_condition is None else None
         plan, net = self.plans[local is not None], self.nets[local is not None]
-        biases = self._biases(everyone, local is not None)
+        biases = self._biases(global_condition, local is not None)
         frames = self._frames(local, biases, self.network.hop or 1)
         failed = np.full((self.batch, 2), -1)
         size = -(-self.batch // max(1, min(self.threads, self.batch // 4)))  # a group fills a tile of four rows

@@ -225,11 +225,11 @@ class Stream:
 
     def _sample_step_by_step(self, first, out, condition, options, extra, lpc):
         network, start, condition = self.network, self.time, on_host(condition)
-        everyone = condition is None or condition.ndim == 2
+        is_global = condition is None or condition.ndim == 2
         local = None if condition is None else self.engine.array(condition)
         outputs, past = self.engine.empty((self.batch, 1, network.head.outputs), self.dtype), first
         for i in range(out.shape[1]):
-            if not everyone:
+            if not is_global:
                 local = self.engine.array(part_of_condition(condition, network, start, i, 1))
             fed, shifts = fed_rows(network, past, extra, lpc, i)
             self.step(fed, local, outputs)

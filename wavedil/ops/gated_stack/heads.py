@@ -137,6 +137,14 @@ class Logistics(_Mixture):
     log_scale_min : float
         The gradient of a smaller log scale is 0. The steps of 16 bits are exp(-10.4) apart.
 
+    Notes
+    -----
+    A target between two levels costs what an interval of one level's width around it has. So samples v / 32768 of a
+    16-bit file can be used as they are: they lie up to half a level beside the levels.
+
+    Parameters near 0 mean scales near 1, far wider than audio. Training starts sooner with the log scales' part of
+    ``head.1.bias`` (the last K numbers) at about -4, and the means' part spread over what is predicted.
+
     References
     ----------
     Salimans et al., PixelCNN++, arXiv:1701.05517; van den Oord et al., Parallel WaveNet, arXiv:1711.10433. The shift:

@@ -23,7 +23,7 @@ def _conv(x, weight, dilation):
 
 
 # ---- the condition ---------------------------------------------------------------------------------------------------
-def spread(network, first, rows):
+def _spread(network, first, rows):
     """(rows, frames) matrix: how much of each frame the rows from number ``first`` on see. Its rows sum to 1."""
     condition = network.condition
     times = np.arange(first, first + rows)
@@ -44,7 +44,7 @@ def _at_every_row(network, condition, rows, first=0):
         return condition
     if condition.ndim == 2:
         return condition[:, None, :]
-    return np.einsum("tf,bfc->btc", spread(network, first, rows).astype(condition.dtype), condition)
+    return np.einsum("tf,bfc->btc", _spread(network, first, rows).astype(condition.dtype), condition)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def _trunk_back(params, into, inputs, network, condition, c, saved, dskip):
         return dc.sum(axis=1)
     if not network.hop:
         return dc
-    return np.einsum("tf,btc->bfc", spread(network, 0, inputs.shape[1]).astype(dc.dtype), dc)
+    return np.einsum("tf,btc->bfc", _spread(network, 0, inputs.shape[1]).astype(dc.dtype), dc)
 
 
 def _block_back(params, into, layer, x, kept, dh, dskip, c, dc):
