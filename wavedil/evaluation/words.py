@@ -83,7 +83,9 @@ class Recogniser:
             self._decoder = sphinx.Decoder(lm=path, loglevel="FATAL", samprate=_RATE)
 
     def hear(self, x, rate):
-        """Return the words heard in a clip of float samples."""
+        """Return the words heard in a clip of float samples; none in digital silence, where it would guess."""
+        if not np.any(x):
+            return []
         if rate != _RATE:
             import soxr
 
