@@ -20,8 +20,8 @@ _HOMES = {
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = (
-    "audio", "errors", "kernels", "layers", "models", "ops", "parameters", "receptive", "report", "runs", "streaming",
-    "training",
+    "audio", "errors", "evaluation", "kernels", "layers", "models", "ops", "parameters", "receptive", "report", "runs",
+    "streaming", "training",
 )  # fmt: skip
 
 __all__ = ["__version__", *_NAMES, *_MODULES, "schedules"]

@@ -20,7 +20,7 @@ FLOORS = [
     ("wavedil.parameters",),
     ("wavedil.layers",),
     ("wavedil.models",),
-    ("wavedil.training", "wavedil.streaming", "wavedil.report"),
+    ("wavedil.training", "wavedil.streaming", "wavedil.report", "wavedil.evaluation"),
     ("wavedil",),  # the names that a user sees; they load when they are first used
     ("wavedil.runs",),
     ("wavedil.cli",),

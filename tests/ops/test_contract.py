@@ -38,7 +38,7 @@ def test_every_family_has_all_backends(family):
 @pytest.mark.parametrize("family", h.FAMILIES)
 def test_backends_have_equal_signatures(family):
     def signatures(backend, known=()):
-        """Of the functions that a backend's module defines; and of known ones, which another of its files may define."""
+        """Of the functions that a module defines; and of known ones, which another file of it may define."""
         kernels = importlib.import_module(f"wavedil.ops.{family}.{backend}")
         return {
             name: str(inspect.signature(value))

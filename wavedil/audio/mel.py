@@ -271,7 +271,7 @@ class MelStream:
 
     def finish(self) -> np.ndarray:
         """Return the last frames, those that reach beyond the end; the stream then begins anew."""
-        frames = self._append(np.zeros(0))
+        frames = np.empty((0, self.config.mels), np.float32)
         if self._samples:
             last = (self.config.frames(self._samples) - 1) * self.config.hop + self.config.look_ahead
             frames = self._append(np.zeros(last - self._samples))

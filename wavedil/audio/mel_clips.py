@@ -19,8 +19,8 @@ class MelClips:
     """Clips whose windows come with the mel frames of what is to be predicted.
 
     Row t of a window predicts sample ``start + t``, and windows start on frames: frame f of a window belongs to row
-    ``f hop``, so the condition of a row is that of the sample it predicts. Frames lie beside each other over a window of
-    T rows as `wavedil.ops.gated_stack.Condition` has it: ``ceil(T / hop) + 1`` of them.
+    ``f hop``, so the condition of a row is that of the sample it predicts. A window of T rows has ``ceil(T / hop) + 1``
+    frames, as `wavedil.ops.gated_stack.Condition` wants them.
 
     Parameters
     ----------
@@ -28,11 +28,11 @@ class MelClips:
     mel : MelConfig
         Of the clips' sample rate.
     drop : float in [0, 1)
-        Share of the windows that come without frames (all zeros, the "given" channel too): the network then learns to go
-        on by itself as well.
+        Share of the windows that come without frames (all zeros, the "given" channel too): the network then learns to
+        go on by itself as well.
     noise : float
-        Standard deviation, in codes, of Gaussian noise on the codes that are fed; targets stay clean. A network that only
-        ever saw true samples is at a loss when it hears its own.
+        Standard deviation, in codes, of Gaussian noise on the codes that are fed; targets stay clean. A network that
+        only ever saw true samples is at a loss when it hears its own.
 
     Raises
     ------

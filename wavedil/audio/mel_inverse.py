@@ -57,7 +57,7 @@ def lpc_of_mel(mel, config: MelConfig, order: int = 12) -> np.ndarray:
     """Compute the linear predictor of each frame of a log-mel spectrum.
 
     ``x[t] ~ sum_k a[k] x[t - 1 - k]``, k in [0, order). The power spectrum is interpolated between the filters; its
-    inverse Fourier transform, the autocorrelation, gets a noise floor of -40 dB and the lag window ``1 - 6e-5 i^2``, and
+    inverse Fourier transform, the autocorrelation, gets a noise floor of -40 dB and the lag window ``1 - 6e-5 i^2``;
     Levinson's recursion solves for a.
 
     Parameters

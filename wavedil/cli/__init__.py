@@ -1,7 +1,8 @@
-"""The command line: train, finetune, generate, vocode, stream, info, dilations.
+"""The command line: train, finetune, generate, vocode, evaluate, stream, info, dilations.
 
-A file a command, which reads options and prints; what is done is done by `wavedil.runs`, `wavedil.streaming` and
-`wavedil.receptive`. `show` is what the commands share for the eye, `options` what they share to be asked.
+A file a command, which reads options and prints; what is done is done by `wavedil.runs`, `wavedil.streaming`,
+`wavedil.evaluation` and `wavedil.receptive`. `show` is what the commands share for the eye, `options` what they share
+to be asked.
 
 Exit codes: 0 done, 1 something was wrong (one line on stderr says what), 2 wrong usage, 130 interrupted (and saved).
 What a command needs beyond typer and rich is imported when it runs, so that `--help` answers at once.
@@ -12,11 +13,12 @@ from typing import Annotated
 
 import typer
 
-from wavedil.cli import dilations, finetune, generate, info, stream, train, vocode
+from wavedil.cli import dilations, evaluate, finetune, generate, info, stream, train, vocode
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Train WaveNets on speech, and hear them, with nothing but NumPy and Numba.")  # fmt: skip
-for command in (train.train, finetune.finetune, generate.generate, vocode.vocode, stream.stream, info.info):
+for command in (train.train, finetune.finetune, generate.generate, vocode.vocode, stream.stream, evaluate.evaluate,
+                info.info):  # fmt: skip
     app.command()(command)
 # So that -2 is a bad dilation and not an option.
 app.command(context_settings={"ignore_unknown_options": True})(dilations.dilations)

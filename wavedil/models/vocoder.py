@@ -58,7 +58,8 @@ class Vocoder:
             what = "one without" if isinstance(model, WaveNet) else type(model).__name__
             raise ConfigError(f"Vocoder: model must be a WaveNet with a mel configuration, got {what}")
         if (speaker is None) == bool(model.config.speakers):
-            raise ConfigError(f"Vocoder: speaker must be {'given' if model.config.speakers else 'None'}, got {speaker!r}")
+            wanted = "given" if model.config.speakers else "None"
+            raise ConfigError(f"Vocoder: speaker must be {wanted}, got {speaker!r}")
         self.model, self.mel, self.speaker = model, model.config.mel, speaker
         self.sample_rate = model.config.sample_rate
         self.look_ahead = self.mel.look_ahead + self.mel.hop

@@ -380,8 +380,8 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         state
             From `init_stream`; changed in place.
         condition : array, optional
-            Global, or for each of the n codes that are fed (``first``, and all that are drawn but the last); frames from
-            that of row ``state.time`` on.
+            Global, or for each of the n codes that are fed (``first``, and all that are drawn but the last); frames
+            from that of row ``state.time`` on.
         speaker : (B,) array of ints, optional
         options
             ``seed, temperature, top_k, top_p, progress`` as in `generate`.

@@ -36,8 +36,8 @@ class WaveNetConfig(Config):
     condition_interpolation : {"linear", "held"}
         What samples between two frames see (`wavedil.ops.gated_stack.Condition`).
     mel : MelConfig, optional
-        The condition is mel frames of this recipe, and one channel more that is 1 where there are frames: the network is a
-        vocoder (`wavedil.Vocoder`). ``condition_channels`` and ``condition_hop`` follow from it. A dict is taken as well.
+        The condition is mel frames of this recipe, and one channel more that is 1 where there are frames: the network
+        is a vocoder (`wavedil.Vocoder`). ``condition_channels`` and ``condition_hop`` follow. A dict is taken as well.
     speakers : int
         Speakers, each with an embedding that is (added to) the condition; 0 for none.
 

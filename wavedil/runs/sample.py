@@ -60,8 +60,8 @@ def illustrate(training: Training, progress=None) -> None:
     """Write ``loss.png``, ``sample.wav`` and ``spectrogram.png``: what a person looks at first.
 
     The sample is of the run's own speaker, made on the device that the model trained on. A vocoder says a held-out clip
-    again, from its mel frames, and writes it as ``spoken.wav`` with ``original.wav`` beside it; it makes up a sample only if
-    it learned to (``condition_drop``).
+    again, from its mel frames, and writes it as ``spoken.wav`` with ``original.wav`` beside it; it makes up a sample
+    only if it learned to (``condition_drop``).
 
     Parameters
     ----------
