@@ -52,7 +52,7 @@ def main():
     parser.add_argument("languages", nargs="*", metavar="LANGUAGE",
                         help=f"of {', '.join(VOICES)}; default: {', '.join(LANGUAGES)}")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, help="folder to make (default: speech, or speech-16k)")
-    parser.add_argument("--rate", type=int, choices=(8000, 16000), default=8000, help="sample rate in Hz (default: 8000)")
+    parser.add_argument("--rate", type=int, choices=(8000, 16000), default=8000, help="in Hz (default: 8000)")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.languages) - set(VOICES))
     if unknown:
