@@ -15,7 +15,6 @@ from wavedil.audio.mel_inverse import griffin_lim
 from wavedil.errors import ConfigError, DataError
 from wavedil.evaluation.packages import extra
 
-
 _CODEC2_DELAY = 160  # samples that its output comes late, found by the best ESTOI
 
 
@@ -30,13 +29,17 @@ def _griffin_lim(x, rate):
 
 
 def _world(x, rate):
-    """Pitch, spectral envelope and aperiodicity every 5 ms, and the sound that WORLD makes of them."""
+    """Pitch, spectral envelope and aperiodicity every 5 ms, and the sound made of them, at 16 kHz or more."""
     world = extra("WORLD", "pyworld")
+    if rate < 16000:  # its bands of aperiodicity are 3 kHz wide, and it looks for voices up to 7.9 kHz
+        import soxr
+
+        wide = _world(soxr.resample(np.asarray(x, np.float64), rate, 16000), 16000)
+        return _fit(soxr.resample(wide, 16000, rate), len(x))
     x = np.asarray(x, np.float64)
     coarse, times = world.dio(x, rate)
     pitch = world.stonemask(x, coarse, times, rate)
-    envelope = world.cheaptrick(x, pitch, times, rate)
-    noise = world.d4c(x, pitch, times, rate, threshold=0.0)  # above 0 it looks for voices up to 7.9 kHz
+    envelope, noise = world.cheaptrick(x, pitch, times, rate), world.d4c(x, pitch, times, rate)
     return _fit(world.synthesize(pitch, envelope, noise, rate), len(x))
 
 
