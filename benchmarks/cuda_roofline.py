@@ -45,9 +45,9 @@ def cost(kernel, a):
         flops = 2 * a["batch"] * a["rows"] * a["columns"] * (a["taps"] * a["inputs"] + a["more_inputs"])
         moved = size("y", "a", "w")
         moved += size("a2") if "product" in variant else 0
-        moved += size("y2") if "gate" in variant else 0
+        moved += size("y2") if {"gate", "gate_add"} & set(variant) else 0
         moved += size("more", "w_more") if "second" in variant else 0
-        moved += size("other") if {"add", "relu_back", "gate_back"} & set(variant) else 0
+        moved += size("other") if {"add", "relu_back", "gate_add", "gate_back"} & set(variant) else 0
         moved += size("other2") if "gate_back" in variant else 0
         moved += size("bias") if a["bias_step"] >= 0 else 0
         return flops, moved
@@ -69,15 +69,16 @@ def cost(kernel, a):
 
 def step(channels, condition=0, half=False):
     """The launches of a training step: loss and gradients, norm, Adam; with ``half``, activations in float16."""
-    shapes = gated_stack.parameter_shapes(
-        dilations=DILATIONS, kernel_size=2, residual_channels=channels, dilation_channels=channels,
-        skip_channels=channels, end_channels=channels, classes=CLASSES, condition_channels=condition,
+    condition = gated_stack.Condition(condition) if condition else None
+    network = gated_stack.wavenet(
+        DILATIONS, channels=channels, gate_channels=channels, skip_channels=channels, end_channels=channels,
+        classes=CLASSES, condition=condition,
     )  # fmt: skip
     notes = Notes()
     with use_engine(notes):
-        params = {name: notes.empty(shape, "float32") for name, shape in shapes.items()}
+        params = {name: notes.empty(shape, "float32") for name, shape in network.parameter_shapes.items()}
         codes = np.zeros((BATCH, WINDOW + 1), np.int64)
-        gated_stack.loss_and_grads(params, codes, dilations=DILATIONS, half_activations=half)
+        gated_stack.loss_and_grads(params, codes, network=network, half_activations=half)
         size = sum(p.size for p in params.values())
         flat = [notes.array(np.zeros(size, "float32")) for _ in range(4)]
         update.global_norm(flat[1])

@@ -1,10 +1,11 @@
-"""Fine-tuning against from scratch: how much speech and how many steps a new voice needs, and what is forgotten.
+"""Fine-tuning against from scratch: how much speech and how many steps a new speaker needs, and what is forgotten.
 
-A network is trained once on English speech. Then each of two other voices is learned from 10, 60 and 300 s: from
+A network is trained once on English speech. Then each of two other speakers is learned from 10, 60 and 300 s: from
 scratch, by full fine-tuning, with the lower half frozen, and with low-rank adapters, with three seeds each (of the new
 speech's windows, and of the weights from scratch; the pretrained network is always the same). Each arm has had three
-learning rates on 60 s of the first voice, the same three for all arms; the best is used everywhere. Fine-tuning gets a
-fifth of the steps from scratch; full fine-tuning on 60 s also as many. Validation is on held-out clips of both voices.
+learning rates on 60 s of the first speaker, the same three for all arms; the best is used everywhere. Fine-tuning gets
+a fifth of the steps from scratch; full fine-tuning on 60 s also as many. Validation is on held-out clips of both
+speakers.
 
 It needs the folders that ``examples/get_speech.py`` makes, and goes on where it stopped: a finished run is not done
 again. Bits against steps do not depend on the machine's load; seconds are steps times a time per step that is measured
@@ -44,7 +45,7 @@ class Plan:
     pretraining_rate: float = 6e-3
     steps: int = 800  # from scratch
     share: int = 5  # fine-tuning gets so many times fewer
-    held_out: float = 25.0  # seconds of each voice
+    held_out: float = 25.0  # seconds of each speaker
 
 
 QUICK = Plan(targets=("ru",), old="it", seconds=(10.0,), seeds=(0, 1), rates=(1e-3, 9e-3), dilations=(1, 2, 4, 8),
@@ -102,11 +103,11 @@ class Runs:
                 self.about |= {key: earlier[key] for key in ("rates", "runs", "seconds_per_step")}
         self._speech = {}
 
-    def speech(self, voice, seconds=None):
-        if (voice, seconds) not in self._speech:
-            folder = wd.audio.ClipFolder(self.settings.speech / voice)
-            self._speech[voice, seconds] = folder.take(seconds, validation=self.plan.held_out)
-        return self._speech[voice, seconds]
+    def speech(self, speaker, seconds=None):
+        if (speaker, seconds) not in self._speech:
+            folder = wd.audio.ClipFolder(self.settings.speech / speaker)
+            self._speech[speaker, seconds] = folder.take(seconds, validation=self.plan.held_out)
+        return self._speech[speaker, seconds]
 
     def keep(self, key, result):
         self.about["runs"][key] = result
@@ -143,7 +144,7 @@ class Runs:
         result = fit(plan, arm, model, self.speech(target, seconds), rate, steps, seed, old)
         result |= {"target": target, "seconds": seconds}
         self.keep(key, result)
-        forgot = "" if old is None else f", old voice {result['old']:.3f}"
+        forgot = "" if old is None else f", old speaker {result['old']:.3f}"
         say(f"{key}: {result['curve'][0][1]:.3f} -> {result['last']:.3f}, best {result['best']:.3f}{forgot}; "
             f"{time.perf_counter() - begin:.0f} s")
         return result
@@ -256,8 +257,8 @@ def draw(runs):
     before = about["runs"]["pretraining"]["last"]
     forgotten.axhline(before, color="#777777", linewidth=0.8, linestyle=":")
     forgotten.annotate("before", (seconds[0], before), (0, 2), textcoords="offset points", fontsize=7)
-    for ax, title, unit in ((amount, "new voice, at the end", "bits/sample"),
-                            (forgotten, "old voice afterwards: less is less forgotten", "bits/sample")):  # fmt: skip
+    for ax, title, unit in ((amount, "new speaker, at the end", "bits/sample"),
+                            (forgotten, "old speaker afterwards: less is less forgotten", "bits/sample")):  # fmt: skip
         ax.set_xscale("log")
         ax.set_xticks(seconds, [f"{s:g} s" for s in seconds])
         ax.minorticks_off()
@@ -272,7 +273,7 @@ def draw(runs):
 
 def run(settings):
     plan = QUICK if settings.quick else Plan()
-    missing = [voice for voice in (plan.old, *plan.targets) if not (settings.speech / voice).is_dir()]
+    missing = [speaker for speaker in (plan.old, *plan.targets) if not (settings.speech / speaker).is_dir()]
     if missing:
         say(f"finetune: left out: {settings.speech} has no folder {missing[0]}: python examples/get_speech.py makes it")
         return

@@ -161,7 +161,7 @@ def stored(settings, folder):
                 request = {"problem": problem.to_dict(), "path": str(problems.write(problem, folder / "problem.npz"))}
                 measures = {}
                 for kind, worker in workers.items():
-                    worker.ask("setup", **request, batch=batch, threads=1, weights=kind)
+                    worker.ask("setup", **request, batch=batch, threads=1, storage=kind)
                     worker.ask("time", n=200, repeat=1)
                     one = worker.ask("time", n=200, repeat=1)["seconds"][0]
                     n = 200 * harness.repeats(one, 0.05 if settings.quick else 0.3)

@@ -48,7 +48,7 @@ def gated_block(channels, kernel, dilation):
 
 
 def cross_entropy(channels):
-    names = ("batch", "time", "channels", "classes", "bias", "weights", "scale", "integer")
+    names = ("batch", "time", "channels", "classes", "bias", "sample_weight", "scale", "integer")
     return dict(zip(names, (4, 4096, channels, 256, True, None, 1.0, "uint8"), strict=True))
 
 

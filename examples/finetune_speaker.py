@@ -1,9 +1,9 @@
-"""Train once on 24 minutes of English, then adapt to an Italian, a Russian and a French voice with 60 seconds each.
+"""Train once on 24 minutes of English, then adapt to an Italian, a Russian and a French speaker with 60 seconds each.
 
     python examples/finetune_speaker.py          # fetches the speech first (examples/get_speech.py)
 
-For each voice it prints the bits/sample of held-out clips before and after, against a network of the same size that
-learns the voice from scratch in the same time, and writes a sample to listen to. Under 15 minutes on 2 cores.
+For each speaker it prints the bits/sample of held-out clips before and after, against a network of the same size that
+learns the speaker from scratch in the same time, and writes a sample to listen to. Under 15 minutes on 2 cores.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import wavedil as wd
 
-SECONDS = 60.0  # of each new voice
-VOICES = {"it": "Italian", "ru": "Russian", "fr": "French"}
+SECONDS = 60.0  # of each new speaker
+SPEAKERS = {"it": "Italian", "ru": "Russian", "fr": "French"}
 
 
 def train(model, data, steps, rate, what, **options):
@@ -35,12 +35,12 @@ def train(model, data, steps, rate, what, **options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, default=Path("speech"), help="where get_speech.py puts the voices")
+    parser.add_argument("--speech", type=Path, default=Path("speech"), help="where get_speech.py puts the speakers")
     parser.add_argument("--out", type=Path, default=Path("runs/finetune_speaker"), help="for models and samples")
-    parser.add_argument("--steps", type=int, default=2500, help="on English; a voice gets a tenth of that")
+    parser.add_argument("--steps", type=int, default=2500, help="on English; a speaker gets a tenth of that")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
     arguments = parser.parse_args()
-    missing = [name for name in ("en", *VOICES) if not (arguments.speech / name).is_dir()]
+    missing = [name for name in ("en", *SPEAKERS) if not (arguments.speech / name).is_dir()]
     if missing:
         fetch = [sys.executable, Path(__file__).with_name("get_speech.py"), *missing, "-o", arguments.speech]
         if subprocess.run(fetch).returncode:
@@ -61,7 +61,7 @@ def main():
         print(f"English: {bits:.3f} bits/sample of held-out clips")
 
     rows = []
-    for name, language in VOICES.items():
+    for name, language in SPEAKERS.items():
         data = wd.audio.ClipFolder(arguments.speech / name).take(SECONDS)
         scratch = wd.WaveNet(config, seed=0, device=arguments.device)
         _, alone = train(scratch, data, few, 9e-3, f"{language} from scratch")
@@ -73,11 +73,11 @@ def main():
         codes = model.generate(3 * data.sample_rate, seed=0)
         wd.audio.write_audio(arguments.out / f"{name}.wav", wd.audio.mulaw_decode(codes[0]), data.sample_rate)
 
-    print(f"\nbits/sample of held-out clips; {SECONDS:.0f} s of each new voice, {few} steps")
-    print(f"{'voice':10}{'from scratch':>14}{'before':>10}{'fine-tuned':>12}{'English then':>14}")
+    print(f"\nbits/sample of held-out clips; {SECONDS:.0f} s of each new speaker, {few} steps")
+    print(f"{'speaker':10}{'from scratch':>14}{'before':>10}{'fine-tuned':>12}{'English then':>14}")
     for language, alone, before, after, old in rows:
         print(f"{language:10}{alone:14.3f}{before:10.3f}{after:12.3f}{old:14.3f}")
-    print(f"\nIn {arguments.out}: {', '.join(f'{name}.wav' for name in VOICES)}, and the models beside them.")
+    print(f"\nIn {arguments.out}: {', '.join(f'{name}.wav' for name in SPEAKERS)}, and the models beside them.")
 
 
 if __name__ == "__main__":

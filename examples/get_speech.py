@@ -1,8 +1,8 @@
-"""Fetch real speech: five voices of 23 to 30 minutes each, 8 or 16 kHz, one folder a language, and what they say.
+"""Fetch real speech: five speakers of 23 to 30 minutes each, 8 or 16 kHz, one folder a language, and what they say.
 
     python examples/get_speech.py                # speech/en, es, fr, it and ru
     python examples/get_speech.py it ru -o data  # data/it and data/ru
-    python examples/get_speech.py it it-menardi -o italian  # a second Italian voice, of the same words
+    python examples/get_speech.py it it-menardi -o italian  # a second Italian speaker, of the same words
     python examples/get_speech.py en --rate 16000  # speech-16k/en; decodes G.722, with PyAV (pip install av)
 
 Each folder gets texts.csv (file,text), where the texts are known.
@@ -31,7 +31,7 @@ LANGUAGES = {
     "it": ("it_IT_m_Carlo", "Carlo Flora (m)", "CC-BY-3.0", 20),
     "ru": ("ru_RU_f_IvrvoiceRU", "IvrvoiceRU (f), provided by Maxim Topal, ivrvoice.ru", "CC-BY-3.0", 20),
 }
-VOICES = LANGUAGES | {
+SPEAKERS = LANGUAGES | {
     "it-menardi": ("it_IT_f_Menardi", "Paola Dal Zot (f), made by Marco Menardi and her, www.voip.ammdomus.it",
                    "CC-BY-SA-3.0", 20),
 }  # fmt: skip
@@ -44,19 +44,19 @@ ELSEWHERE = """\
         "apt-get update && cd /tmp && apt-get download {packages} \\
          && for f in *.deb; do dpkg-deb -x $f /data/asterisk; done"
 or fetch asterisk-core-sounds-XX-wav from https://downloads.asterisk.org/pub/telephony/sounds/ by hand, and unpack each
-language into a folder of its own below {out}. Any other recordings will do as well: one folder for each voice."""
+language into a folder of its own below {out}. Any other recordings will do as well: one folder for each speaker."""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("languages", nargs="*", metavar="LANGUAGE",
-                        help=f"of {', '.join(VOICES)}; default: {', '.join(LANGUAGES)}")  # fmt: skip
+                        help=f"of {', '.join(SPEAKERS)}; default: {', '.join(LANGUAGES)}")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, help="folder to make (default: speech, or speech-16k)")
     parser.add_argument("--rate", type=int, choices=(8000, 16000), default=8000, help="in Hz (default: 8000)")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.languages) - set(VOICES))
+    unknown = sorted(set(arguments.languages) - set(SPEAKERS))
     if unknown:
-        parser.error(f"languages must be of {', '.join(VOICES)}, got {', '.join(unknown)}")
+        parser.error(f"languages must be of {', '.join(SPEAKERS)}, got {', '.join(unknown)}")
     wanted, rate = arguments.languages or list(LANGUAGES), arguments.rate
     if rate == 16000:
         only_slow = sorted(set(wanted) - set(LANGUAGES))
@@ -70,7 +70,7 @@ def main():
 
 def get(language, out, rate=8000):
     """Make OUT/LANGUAGE, unless a whole one is there."""
-    inside, speaker, licence, least = VOICES[language]
+    inside, speaker, licence, least = SPEAKERS[language]
     package, folder = PACKAGES[language], out / language
     if rate == 16000:
         package = package.removesuffix("-wav") + "-g722"
@@ -87,14 +87,14 @@ def get(language, out, rate=8000):
             for archive in sorted(Path(place).glob("*.deb")):
                 command("dpkg-deb", "-x", archive.name, "unpacked", cwd=place)
             unpacked = Path(place, "unpacked", "usr", "share")
-            voice = unpacked / "asterisk" / "sounds" / inside
-            shutil.copy(unpacked / "doc" / package / "copyright", voice / "COPYRIGHT")
-            shutil.rmtree(voice / "silence", ignore_errors=True)  # holds silence, of which there is enough
-            for path in sorted(voice.rglob("*.g722")):
+            sounds = unpacked / "asterisk" / "sounds" / inside
+            shutil.copy(unpacked / "doc" / package / "copyright", sounds / "COPYRIGHT")
+            shutil.rmtree(sounds / "silence", ignore_errors=True)  # holds silence, of which there is enough
+            for path in sorted(sounds.rglob("*.g722")):
                 decode_g722(path)
             for name in texts:
-                write_texts(unpacked / "doc" / name / f"core-sounds-{language}.txt.gz", voice)
-            voice.rename(folder)
+                write_texts(unpacked / "doc" / name / f"core-sounds-{language}.txt.gz", sounds)
+            sounds.rename(folder)
     minutes, clips = check(folder, rate)
     if minutes < least:
         sys.exit(f"{folder}: expected at least {least} minutes of speech, got {minutes:.1f}: remove it and try again")
@@ -111,15 +111,15 @@ def decode_g722(path):
     path.unlink()
 
 
-def write_texts(source, voice):
-    """Write VOICE/texts.csv of a list with lines ``name: text``; those of clips that are not there are left out."""
+def write_texts(source, folder):
+    """Write FOLDER/texts.csv of a list with lines ``name: text``; those of clips that are not there are left out."""
     with gzip.open(source, "rt", encoding="utf-8") as lines:
         pairs = [line.split(":", 1) for line in lines if ":" in line and not line.startswith(";")]
-    with open(voice / "texts.csv", "w", newline="", encoding="utf-8") as file:
+    with open(folder / "texts.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("file", "text"))
         table.writerows((f"{name.strip()}.wav", text.strip()) for name, text in pairs
-                        if (voice / f"{name.strip()}.wav").is_file())  # fmt: skip
+                        if (folder / f"{name.strip()}.wav").is_file())  # fmt: skip
 
 
 def check(folder, rate=8000):

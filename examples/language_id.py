@@ -1,10 +1,10 @@
-"""Tell languages (here: voices) apart after five clips of each: a pretrained trunk against one from scratch.
+"""Tell languages (here: speakers) apart after five clips of each: a pretrained trunk against one from scratch.
 
-A WaveNet first learns to predict the samples of one voice, without any label. Its trunk then learns, from five clips of
-each language, which language a clip is in: frozen (only the layer on top learns) and fine-tuned. The same network with
-initial weights gets the same clips. Each is tried with several draws of the five clips.
+A WaveNet first learns to predict the samples of one speaker, without any label. Its trunk then learns, from five
+clips of each language, which language a clip is in: frozen (only the layer on top learns) and fine-tuned. The same
+network with initial weights gets the same clips. Each is tried with several draws of the five clips.
 
-    python examples/get_speech.py                  # speech/: five languages, one voice each
+    python examples/get_speech.py                  # speech/: five languages, one speaker each
     python examples/language_id.py speech          # some minutes
     python examples/language_id.py                 # the bundled speech: Italian and Russian
 
@@ -38,7 +38,7 @@ def language(path):
 
 
 def pretrain(path, folder, bundled, blocks, steps, device):
-    """Write a model that predicts the samples of English (of the bundle: of both voices), with averaged weights."""
+    """Write a model that predicts the samples of English (of the bundle: of both speakers), with averaged weights."""
     data = wd.audio.bundled_clips() if bundled else wd.audio.ClipFolder(f"{folder}/en", validation=0.05)
     model = wd.WaveNet(wd.WaveNetConfig(dilations=[2**i for i in range(blocks)]), seed=0, device=device)
     trainer = wd.Trainer(model, data, optimizer=wd.AdamW(8e-3), schedule=wd.schedules.cosine(steps), batch=2,

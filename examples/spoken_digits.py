@@ -2,13 +2,13 @@
 
 There is one take of each digit and speaker, so a classifier learns from a handful of clips, changed on the fly. Each
 speaker is left out in turn: the trunk (a WaveNet that predicts the samples of the other speakers' speech, no labels)
-and the classifier on it know nothing of the voice that they are judged by.
+and the classifier on it know nothing of the speaker that they are judged by.
 
-    python examples/get_speech.py it it-menardi -o italian  # two Italian voices, a man's and a woman's
+    python examples/get_speech.py it it-menardi -o italian  # two Italian speakers, a man's and a woman's
     python examples/spoken_digits.py italian       # some minutes
-    python examples/spoken_digits.py               # the bundled speech: an Italian and a Russian voice
+    python examples/spoken_digits.py               # the bundled speech: an Italian and a Russian speaker
 
-Any folder with `SPEAKER/digits/0.wav` to `9.wav` (or another extension) will do. Mind that with one voice for each
+Any folder with `SPEAKER/digits/0.wav` to `9.wav` (or another extension) will do. Mind that with one speaker for each
 language the digits of the speaker left out are words that nobody has taught: what can be right is what languages share
 (tre, tres, trois, three). It prints a table and leaves spoken_digits.png, the confusion matrix.
 """

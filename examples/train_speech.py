@@ -9,7 +9,7 @@ parser.add_argument("--steps", type=int, default=2500, help="minutes on two core
 parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
 options = parser.parse_args()
 
-data = wd.audio.bundled_clips(speakers="folders")  # an Italian and a Russian voice, 8 kHz
+data = wd.audio.bundled_clips(speakers="folders")  # an Italian and a Russian speaker, 8 kHz
 config = wd.WaveNetConfig(dilations=[2**i for i in range(10)] * 2, speakers=len(data.speakers))
 model = wd.WaveNet(config, seed=0, device=options.device)
 trainer = wd.Trainer(model, data, optimizer=wd.AdamW(8e-3), schedule=wd.schedules.cosine(options.steps),

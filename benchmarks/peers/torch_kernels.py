@@ -29,7 +29,7 @@ class Operation:
         self.settings, self.formulation, self.back = settings, formulation, {}
         self.dy = [self.t.pop(name) for name in sorted(self.t) if name.startswith("dy")]
         for name, value in self.t.items():
-            if value.dtype == torch.float32 and name != "weights":
+            if value.dtype == torch.float32 and name != "sample_weight":
                 self.leaf(name)
         self.prepare()
 

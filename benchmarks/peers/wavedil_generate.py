@@ -14,8 +14,8 @@ from wavedil import streaming
 
 
 class WavedilGenerate(worker.Peer):
-    def do_setup(self, problem, path, *, batch, threads, rate=16000, device="cpu", weights=None):
-        self.problem, self.batch, self.weights = problems.Problem.from_dict(problem), batch, weights
+    def do_setup(self, problem, path, *, batch, threads, rate=16000, device="cpu", storage=None):
+        self.problem, self.batch, self.storage = problems.Problem.from_dict(problem), batch, storage
         parameters, self.codes = problems.read(path)
         channels = self.problem.channels
         config = wd.WaveNetConfig(
@@ -40,7 +40,7 @@ class WavedilGenerate(worker.Peer):
 
     def do_time(self, n, repeat):
         """Seconds to generate n samples of each stream: packing the weights and drawing included."""
-        generate = functools.partial(self.model.generate, n, self.batch, weights=self.weights)
+        generate = functools.partial(self.model.generate, n, self.batch, storage=self.storage)
         return {"seconds": worker.time_calls(generate, repeat)}
 
     def do_stream(self, what, block, count):
@@ -67,7 +67,7 @@ class WavedilGenerate(worker.Peer):
             total = count = 0
             for _, codes, _ in clips.validation_clips():
                 codes = np.concatenate([[128], codes])[None, : round(seconds * clips.sample_rate)].astype(np.int64)
-                logits = model.stream(codes[:, :-1], model.init_stream(weights=kind))[0]
+                logits = model.stream(codes[:, :-1], model.init_stream(storage=kind))[0]
                 logits = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
                 chosen = np.take_along_axis(logits, codes[0, 1:, None], axis=1)[:, 0]
                 total += float((np.log(np.exp(logits).sum(axis=1)) - chosen).sum())

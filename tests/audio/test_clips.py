@@ -149,7 +149,7 @@ def test_impossible_clips_and_batches():
     audio.Clips(good).batch(np.random.default_rng(0), np.int64(2), np.int32(3))
 
 
-def test_one_voice_of_the_bundle():
+def test_one_speaker_of_the_bundle():
     italian = audio.bundled_clips(speaker="it")
     both = audio.bundled_clips()
     held = [name for name, _, _ in both.validation_clips() if name.startswith("it/")]

@@ -230,7 +230,7 @@ def test_windows_are_pieces_of_clips(folder):
             assert weight.tolist() == [1.0] * count + [0.0] * (700 - count)
             assert (row[count + 1 :] == SILENCE).all()
             piece = row[: count + 1].tobytes()
-            owners = [i for i, (clip, voice) in enumerate(known) if piece in clip.tobytes() and voice == speaker]
+            owners = [i for i, (clip, whose) in enumerate(known) if piece in clip.tobytes() and whose == speaker]
             assert len(owners) == 1
             assert count == min(700, len(known[owners[0]][0]) - 1)  # short clips whole, long ones a full window
             seen.add(owners[0])

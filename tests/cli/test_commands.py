@@ -179,7 +179,7 @@ def test_info_of_a_run_and_of_a_preset(trained):
     assert result.exit_code == 0, result.output
     assert "8 samples = 1.0 ms at 8000 Hz" in result.stdout
     assert re.search(r"blocks\.2 +dilation 4 +8 +1\.0", result.stdout)
-    assert re.search(r"speaker +2 voices +", result.stdout)
+    assert re.search(r"speaker +2 speakers +", result.stdout)
     preset = wavedil("info", "--preset", "tiny")
     assert preset.exit_code == 0, preset.output
     assert "256 samples = 32.0 ms" in preset.stdout

@@ -17,7 +17,7 @@ from wavedil.runs import Run
 
 @pytest.fixture(scope="module")
 def base(place):
-    """A run of one voice."""
+    """A run of one speaker."""
     run = place / "runs" / "one"
     result = wavedil("train", place / "clips" / "anna", "--config", place / "settings.toml", "--out", run)
     assert result.exit_code == 0, result.output
@@ -46,8 +46,8 @@ def test_a_fine_tuned_run_has_all_that_a_run_has_and_its_origin(adapted, base, p
         assert 7.5 < about[key]["new"] < 8.5 and 7.5 < about[key]["old"] < 8.5
     out = result.stdout
     assert "frozen: input.*, blocks.0-1.*; learning rate: head.* x 2" in out
-    assert re.search(r"new voice +\d\.\d{3} +\d\.\d{3} +[-+]\d\.\d{3}", out)
-    assert re.search(r"old voice +\d\.\d{3} +\d\.\d{3} +[-+]\d\.\d{3}", out)
+    assert re.search(r"new speaker +\d\.\d{3} +\d\.\d{3} +[-+]\d\.\d{3}", out)
+    assert re.search(r"old speaker +\d\.\d{3} +\d\.\d{3} +[-+]\d\.\d{3}", out)
     old, new = (wd.load(folder / "model.safetensors").params for folder in (base, run))
     for name in old:
         frozen = name.startswith(("input.", "blocks.0.", "blocks.1."))
@@ -76,7 +76,7 @@ def test_lora_goes_on_bit_for_bit(base, place, tmp_path):
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     result = wavedil(*words, "--config", config, "--steps", 4, "--out", straight)
     assert result.exit_code == 0, result.output
-    assert "adapters of rank 2" in result.stdout and "old voice" not in result.stdout
+    assert "adapters of rank 2" in result.stdout and "old speaker" not in result.stdout
     assert wavedil(*words, "--config", config, "--steps", 2, "--out", halves).exit_code == 0
     result = wavedil("train", "--out", halves, "--resume", "--steps", 4)
     assert result.exit_code == 0, result.output
@@ -87,14 +87,14 @@ def test_lora_goes_on_bit_for_bit(base, place, tmp_path):
     assert moved and all(name.endswith(".weight") for name in moved)
 
 
-def test_a_run_of_several_voices_gets_another_and_keeps_them(trained, place, tmp_path):
+def test_a_run_of_several_speakers_gets_another_and_keeps_them(trained, place, tmp_path):
     parent, _ = trained
     run = tmp_path / "clara"
-    result = wavedil("finetune", parent, place / "clips" / "bruno", "--voice", "clara", "--steps", 2, "--freeze",
+    result = wavedil("finetune", parent, place / "clips" / "bruno", "--speaker", "clara", "--steps", 2, "--freeze",
                      "blocks.*", "--freeze", "input.*", "--eval-old", place / "clips", "--out", run)
     assert result.exit_code == 0, result.output
     about = json.loads((run / "config.json").read_text())
-    assert about["speakers"] == ["anna", "bruno", "clara"] and about["settings"]["data"]["voice"] == "clara"
+    assert about["speakers"] == ["anna", "bruno", "clara"] and about["settings"]["data"]["speaker"] == "clara"
     old, new = (wd.load(folder / "model.safetensors").params["speaker.embedding"] for folder in (parent, run))
     assert np.allclose(new[:2], old, atol=1e-3) and new.shape == (3, 8)
     assert np.abs(new[2] - old.mean(axis=0)).max() > 1e-3
@@ -106,13 +106,13 @@ def test_a_run_of_several_voices_gets_another_and_keeps_them(trained, place, tmp
     assert (tmp_path / "own.wav").read_bytes() == (tmp_path / "clara.wav").read_bytes()
     assert wavedil("train", "--out", run, "--resume", "--steps", 3).exit_code == 0
 
-    known = tmp_path / "bruno"  # a name that the run knows: that voice goes on
+    known = tmp_path / "bruno"  # a name that the run knows: that speaker goes on
     result = wavedil("finetune", parent, place / "clips" / "bruno", "--steps", 1, "--out", known)
     assert result.exit_code == 0, result.output
     assert json.loads((known / "config.json").read_text())["speakers"] == ["anna", "bruno"]
 
 
-def test_a_bundled_voice(base, tmp_path):
+def test_a_bundled_speaker(base, tmp_path):
     run = tmp_path / "run"
     result = wavedil("finetune", base, "bundled:it", "--steps", 1, "--out", run)
     assert result.exit_code == 0, result.output
@@ -130,7 +130,7 @@ def test_a_bundled_voice(base, tmp_path):
         (["--lr-scale", "hed.*=2"], ["lr_scale", "near: head.*"]),
         (["--lora", 2, "--freeze", "blocks.0.*"], ["freeze", "adapters", "lora_a"]),
         (["--lora", 99], ["rank must be at most 16"]),
-        (["--voice", "x"], ["only one voice"]),
+        (["--speaker", "x"], ["only one speaker"]),
         (["--eval-old", "nowhere"], ["nowhere", "does not exist"]),
         (["--eval-old", "bundled:xx"], ["speaker must be one of 'it', 'ru', got 'xx'"]),
     ],
@@ -188,7 +188,7 @@ def test_another_number_of_classes(base, place, tmp_path):
 
 
 def test_before_after_needs_something_to_show(tmp_path):
-    path = report.before_after(tmp_path / "a.png", [(0, 6.0), (5, 5.5)], {"new voice": (6.0, 5.5)})
+    path = report.before_after(tmp_path / "a.png", [(0, 6.0), (5, 5.5)], {"new speaker": (6.0, 5.5)})
     assert path.read_bytes()[:4] == b"\x89PNG"
     for curve, rows in (([], {"a": (1, 2)}), ([(0, 1.0)], {})):
         with pytest.raises(DataError, match="before_after"):

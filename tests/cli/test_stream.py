@@ -50,17 +50,17 @@ def fails(*words, says, code=1):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with settings.toml, in.wav, and run/ and voices/ (of anna and bruno) with untrained models."""
+    """A folder with settings.toml, in.wav, and run/ and speakers/ (of anna and bruno) with untrained models."""
     place = tmp_path_factory.mktemp("streams")
     (place / "settings.toml").write_text(SETTINGS)
     t = np.arange(900)
     clip = 0.4 * np.sin(t / 5) + 0.02 * np.random.default_rng(0).standard_normal(900)
     soundfile.write(place / "in.wav", clip, RATE)
     wanted = runs.settings.collect(config=place / "settings.toml")
-    for name, voices in (("run", []), ("voices", ["anna", "bruno"])):
-        model = wd.WaveNet(runs.train.model_config(wanted, len(voices)), seed=1)
+    for name, speakers in (("run", []), ("speakers", ["anna", "bruno"])):
+        model = wd.WaveNet(runs.train.model_config(wanted, len(speakers)), seed=1)
         model.params["head.1.weight"][...] *= 60
-        runs.Run.create(place / name, wanted, voices)
+        runs.Run.create(place / name, wanted, speakers)
         model.save(place / name / "model.safetensors")
     return place
 
@@ -119,14 +119,14 @@ def test_stream_listens(place, tmp_path, block):
     assert all(float(row["latency_ms"]) > 0 for row in rows)
 
 
-def test_stream_through_a_voice(place, tmp_path):
+def test_stream_through_a_speaker(place, tmp_path):
     sounds = []
-    for i, voice in enumerate(([], ["--speaker", "anna"], ["--speaker", "bruno"])):
-        works("stream", place / "voices", "-i", place / "in.wav", "-o", tmp_path / f"{i}.flac", *voice)
+    for i, speaker in enumerate(([], ["--speaker", "anna"], ["--speaker", "bruno"])):
+        works("stream", place / "speakers", "-i", place / "in.wav", "-o", tmp_path / f"{i}.flac", *speaker)
         sounds.append(soundfile.read(tmp_path / f"{i}.flac")[0])
     assert np.array_equal(sounds[0], sounds[1]) and not np.array_equal(sounds[0], sounds[2])
-    fails("stream", place / "voices", "-i", place / "in.wav", "--speaker", "carl", says="'anna', 'bruno', got 'carl'")
-    fails("stream", place / "run", "-i", place / "in.wav", "--speaker", "anna", says="only one voice")
+    fails("stream", place / "speakers", "-i", place / "in.wav", "--speaker", "carl", says="'anna', 'bruno', got 'carl'")
+    fails("stream", place / "run", "-i", place / "in.wav", "--speaker", "anna", says="only one speaker")
 
 
 def test_stream_resamples_with_a_note(place, tmp_path):

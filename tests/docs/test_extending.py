@@ -10,7 +10,7 @@ from wavedil.training import optimizers, schedules
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "extending").glob("*.md"))
-SNIPPETS = [page for page in PAGES if page.stem != "op"]  # which quotes code: see test_extending_op
+SNIPPETS = [page for page in PAGES if page.stem not in ("op", "head")]  # which quote code: see test_extending_op
 
 
 @pytest.fixture(autouse=True)

@@ -47,11 +47,11 @@ def test_the_snippet_of_clip_classification_runs_after_its_commands(tmp_path):
     section = README[README.index("## Clip classification") :]
     fetch, learn = re.search(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1].splitlines()
     program, *words = learn.split("#")[0].split()
-    for number, voice in enumerate(fetch.split("#")[0].split()[2:]):
-        (tmp_path / "speech" / voice).mkdir(parents=True)
+    for number, speaker in enumerate(fetch.split("#")[0].split()[2:]):
+        (tmp_path / "speech" / speaker).mkdir(parents=True)
         for i in range(10):
             tone = 0.3 * np.sin((0.1 + 0.3 * number) * (1 + 0.1 * i) * np.arange(1200))
-            soundfile.write(tmp_path / "speech" / voice / f"{i}.wav", tone, 8000)
+            soundfile.write(tmp_path / "speech" / speaker / f"{i}.wav", tone, 8000)
     assert program == "wavedil"
     run(["-m", "wavedil", *words, "--preset", "tiny", "--steps", 1], tmp_path)
     (tmp_path / "snippet.py").write_text(blocks("python")[1], encoding="utf-8")

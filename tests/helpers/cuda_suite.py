@@ -3,6 +3,8 @@
 `test_ptx_kernels` runs them as executed PTX, `test_gpu` on a GPU.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 from cuda_sim import test_clip_classifier as clips
@@ -22,10 +24,11 @@ __all__ = [
     "test_a_training_equals_the_cpus", "test_arrays_are_scaled_in_place",
     "test_draws_of_whole_networks",
     "test_a_tcn_equals_the_reference", "test_into_and_needs", "test_single_ops_equal_the_reference",
-    "test_steps_in_place_equal_the_hosts", "test_streams_and_draws", "test_the_same_bits_twice",
-    "test_updates_equal_the_reference",
+    "test_steps_in_place_equal_the_hosts", "test_streams_and_draws", "test_streams_of_networks",
+    "test_the_same_bits_twice", "test_updates_equal_the_reference",
 ]  # fmt: skip
 FAMILIES = h.families("parity")
+STACKS = h.cases("gated_stack")
 OPS = [(f, c) for f in FAMILIES for c in h.cases(f).CASES]
 by_dtype = pytest.mark.parametrize("dtype", h.DTYPES)
 
@@ -85,18 +88,38 @@ def test_updates_equal_the_reference(on_device, case, dtype):
 
 def _stack(case, dtype):
     """Arguments on the device, in float64 on the host, and settings."""
-    arguments, settings = h.cases("gated_stack").inputs(case, dtype)
+    arguments, settings = STACKS.inputs(case, dtype)
     wide = h.to_float64(arguments) | {"params": h.to_float64(arguments["params"])}
     moved = arguments | {n: device.to_device(arguments[n]) for n in ("params", "condition") if n in arguments}
     return moved, wide, settings
 
 
+RECOMPUTED = ("wide", "one-chunk", "amplifier", "three-stacks")
+HALVES = (
+    "wide", "kernel-3", "below-dilation", "global", "local", "plain-tanh", "amplifier", "three-stacks", "frames-linear",
+)  # fmt: skip
+
+
+def _named(name):
+    return next(case for case in STACKS.CASES + STACKS.NETWORKS if case.name == name)
+
+
+def _smooth(case):
+    """A case whose blocks have no kinks."""
+    network = case.sizes["network"]
+    stacks = [
+        dataclasses.replace(stack, activation="softplus", alpha=None) if stack.activation == "leaky_relu" else stack
+        for stack in network.stacks
+    ]
+    return dataclasses.replace(case, sizes=case.sizes | {"network": dataclasses.replace(network, stacks=stacks)})
+
+
 @by_dtype
-@pytest.mark.parametrize("case", h.cases("gated_stack").CASES, ids=str)
+@pytest.mark.parametrize("case", STACKS.CASES + STACKS.NETWORKS, ids=str)
 def test_a_stack_equals_the_reference(on_device, case, dtype):
     moved, wide, settings = _stack(case, dtype)
     expected = ops.gated_stack.loss_and_grads(**wide, **settings, backend="reference")
-    got = ops.gated_stack.loss_and_grads(**moved, **settings, recompute=case.name in ("wide", "one-chunk"))
+    got = ops.gated_stack.loss_and_grads(**moved, **settings, recompute=case.name in RECOMPUTED)
     tolerance = case.tolerance[dtype]
     assert got.loss == pytest.approx(expected.loss, rel=tolerance)
     for name, gradient in expected.grads.items():
@@ -105,13 +128,16 @@ def test_a_stack_equals_the_reference(on_device, case, dtype):
         h.assert_close(got.condition.to_host(), expected.condition, tolerance, f"{case}, {dtype}: condition")
 
 
-@pytest.mark.parametrize("name", ["wide", "kernel-3", "below-dilation", "global", "local"])
+@pytest.mark.parametrize("name", HALVES)
 def test_half_activations_equal_the_reference(on_device, name):
-    """The reference rounds in float64, so an input within rounding of a tie may go the other way: 2^-11 of it."""
-    moved, wide, settings = _stack(h.case_named("gated_stack", name), "float32")
+    """The reference rounds in float64, so an input within rounding of a tie may go the other way: 2^-11 of it.
+
+    In deep networks some do. Then the slope of a kink may flip as well, so there are none here.
+    """
+    moved, wide, settings = _stack(_smooth(_named(name)), "float32")
     expected = ops.gated_stack.loss_and_grads(**wide, **settings, half_activations=True, backend="reference")
-    got = ops.gated_stack.loss_and_grads(**moved, **settings, half_activations=True, recompute=name == "wide")
-    assert got.loss == pytest.approx(expected.loss, rel=1e-5)
+    got = ops.gated_stack.loss_and_grads(**moved, **settings, half_activations=True, recompute=name in RECOMPUTED)
+    assert got.loss == pytest.approx(expected.loss, rel=5e-5 if name == "three-stacks" else 1e-5)
     for key, gradient in expected.grads.items():
         h.assert_close(got.grads[key].to_host(), gradient, 5e-4, f"{name}: {key}")
     plain = ops.gated_stack.loss_and_grads(**wide, **settings, backend="reference")
@@ -187,47 +213,83 @@ def test_steps_in_place_equal_the_hosts(on_device, dtype):
         h.assert_close(got[name].to_host(), array, 1e-5 if dtype == "float32" else 1e-13, name)
 
 
+def _states(moved, wide, network):
+    """A stream on the device, and the reference's."""
+    batch, init_state = len(moved["inputs"]), ops.gated_stack.init_state
+    plain = init_state(wide["params"], batch, network=network, backend="reference")
+    return init_state(moved["params"], batch, network=network), plain
+
+
+def _check_steps(ours, plain, inputs, condition, tolerance, cuts=(0, 1, 7)):
+    """Both streams, fed in pieces, put out the same. Inputs and condition are float64 on the host."""
+    network, dtype = ours.network, ours.dtype
+    for begin, end in zip(cuts, cuts[1:], strict=False):
+        fed = np.ascontiguousarray(inputs[:, begin:end])
+        told = ops.gated_stack.part_of_condition(condition, network, 0, begin, end - begin)
+        here = None if told is None else device.to_device(told.astype(dtype))
+        got = ops.gated_stack.step(fed.astype(dtype) if network.real else fed, ours, here).to_host()
+        h.assert_close(got, ops.gated_stack.step(fed, plain, told), tolerance, f"rows {begin} to {end}")
+
+
 @by_dtype
 @pytest.mark.parametrize("name", ["kernel-3", "global"])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 3, "top_p": 0.8}], ids=str)
 def test_streams_and_draws(on_device, name, options, dtype):
     case = h.case_named("gated_stack", name)
     moved, wide, settings = _stack(case, dtype)
-    condition, expected_condition, codes = moved.get("condition"), wide.get("condition"), moved["codes"]
-    settings |= {"batch": len(codes), "condition_channels": 0 if condition is None else condition.shape[-1]}
-    ours = ops.gated_stack.init_state(moved["params"], **settings)
-    plain = ops.gated_stack.init_state(wide["params"], **settings, backend="reference")
-    for begin, end in ((0, 1), (1, 7)):
-        got = ops.gated_stack.step(codes[:, begin:end], ours, condition).to_host()
-        expected = ops.gated_stack.step(codes[:, begin:end], plain, expected_condition)
-        h.assert_close(got, expected, case.tolerance[dtype])
-    got = ops.gated_stack.sample(codes[:, 7], 6, ours, condition, seed=3, **options)
-    assert np.array_equal(got, ops.gated_stack.sample(codes[:, 7], 6, plain, expected_condition, seed=3, **options))
+    codes, condition = wide["inputs"], wide.get("condition")
+    ours, plain = _states(moved, wide, **settings)
+    _check_steps(ours, plain, codes, condition, case.tolerance[dtype])
+    got = ops.gated_stack.sample(codes[:, 7], 6, ours, moved.get("condition"), seed=3, **options)
+    assert np.array_equal(got, ops.gated_stack.sample(codes[:, 7], 6, plain, condition, seed=3, **options))
+
+
+@by_dtype
+@pytest.mark.parametrize("case", STACKS.NETWORKS, ids=str)
+def test_streams_of_networks(on_device, case, dtype):
+    moved, wide, settings = _stack(case, dtype)
+    network, time = settings["network"], case.sizes["time"]
+    ours, plain = _states(moved, wide, network)
+    _check_steps(ours, plain, wide["inputs"], wide.get("condition"), case.tolerance[dtype],
+                 (0, 1, 7) if time > 7 else (0, 1))  # fmt: skip
+    if network.real or network.head.outputs != getattr(network.input, "classes", None):
+        return
+    told = None
+    if network.condition is not None:
+        rows = network.condition.frames(3, ours.time) if network.hop else 3
+        told = np.random.default_rng(1).standard_normal((ours.batch, rows, network.condition.channels)).astype(dtype)
+    first = wide["inputs"][:, -1]
+    got = ops.gated_stack.sample(first, 3, ours, None if told is None else device.to_device(told), seed=3)
+    told = None if told is None else told.astype("float64")
+    assert np.array_equal(got, ops.gated_stack.sample(first, 3, plain, told, seed=3))
 
 
 @by_dtype
 @pytest.mark.parametrize("widths", [(2, 32, 32, 32, 32, 256), (2, 4, 4, 4, 8, 16)], ids=str)
 def test_draws_of_whole_networks(on_device, widths, dtype):
     """The networks whose samplers `cuda_sample.kernels` lists."""
-    names = ("kernel_size", "residual_channels", "dilation_channels", "skip_channels", "end_channels", "classes")
-    shapes = ops.gated_stack.parameter_shapes(dilations=(1, 2), **dict(zip(names, widths, strict=True)))
+    names = ("kernel_size", "channels", "gate_channels", "skip_channels", "end_channels", "classes")
+    network = ops.gated_stack.wavenet((1, 2), **dict(zip(names, widths, strict=True)))
     rng = np.random.default_rng(7)
-    params = {n: (rng.standard_normal(s) / max(1, s[-2] if len(s) > 1 else 4) ** 0.5) for n, s in shapes.items()}
+    params = {
+        n: (rng.standard_normal(s) / max(1, s[-2] if len(s) > 1 else 4) ** 0.5)
+        for n, s in network.parameter_shapes.items()
+    }
     params = {name: value.astype(dtype) for name, value in params.items()}
     states = [
-        ops.gated_stack.init_state(device.to_device(params), 2, dilations=(1, 2)),
-        ops.gated_stack.init_state(h.to_float64(params), 2, dilations=(1, 2), backend="reference"),
+        ops.gated_stack.init_state(device.to_device(params), 2, network=network),
+        ops.gated_stack.init_state(h.to_float64(params), 2, network=network, backend="reference"),
     ]
     got, expected = (ops.gated_stack.sample(np.array([0, 3]), 5, state, seed=11) for state in states)
     assert np.array_equal(got, expected)
 
 
-@pytest.mark.parametrize("name", ["steps", "voices", "finetune", "lora", "files", "conditions"])
+@pytest.mark.parametrize("name", ["steps", "speakers", "finetune", "lora", "files", "conditions"])
 def test_a_training_equals_the_cpus(on_device, name, tmp_path):
     recipes = dict(zip(("finetune", "lora"), _recipes(), strict=True))
     {
         "steps": lambda: training.test_five_steps_as_on_the_cpu_and_a_resume_on_either_device(tmp_path),
-        "voices": lambda: training.test_voices_accumulation_and_validation(tmp_path),
+        "speakers": lambda: training.test_speakers_accumulation_and_validation(tmp_path),
         "finetune": lambda: training.test_finetuning(recipes["finetune"]),
         "lora": lambda: training.test_finetuning(recipes["lora"]),
         "files": lambda: training.test_files_and_generation(tmp_path),
@@ -252,7 +314,7 @@ def test_a_clip_classifier_equals_the_cpus(on_device, name, tmp_path):
 @pytest.mark.parametrize("name", ["predictor", "generator", "effect", "command"])
 def test_streams_of_audio_equal_the_cpus(on_device, name, tmp_path, monkeypatch):
     {
-        "predictor": streams.test_a_predictor_with_voices_and_a_condition,
+        "predictor": streams.test_a_predictor_with_speakers_and_a_condition,
         "generator": streams.test_a_generator_speaks_what_the_model_generates,
         "effect": streams.test_an_effect,
         "command": lambda: streams.test_the_command_line(tmp_path, monkeypatch),

@@ -33,7 +33,7 @@ def to_host(value):
 def check_parity(family, case, dtype, tolerance=None):
     """Outputs, saved and gradients on the device against the reference in float64."""
     op, (arrays, settings) = h.module(family), h.cases(family).inputs(case, dtype)
-    arrays = {n: a if n == "weights" else to_device(a) for n, a in arrays.items()}
+    arrays = {n: a if n == "sample_weight" else to_device(a) for n, a in arrays.items()}
     y, saved = op.forward(**arrays, **settings)
     y_expected, saved_expected, dy_expected, grads_expected = h.expected(family, case, dtype)
     dy = h.upstream(to_host(y), case.seed)
@@ -65,13 +65,13 @@ def check_steps(family, case, dtype, sizes):
 def check_running_pool(case, dtype, sizes):
     """Pooled rows of a stream that comes in pieces of these sizes, after each, against the reference's forward."""
     op, (arrays, settings) = h.module("pooling"), h.cases("pooling").inputs(case, dtype)
-    x, weights = arrays.pop("x"), arrays.pop("weights", None)
+    x, sample_weight = arrays.pop("x"), arrays.pop("sample_weight", None)
     state, end, moved = op.init_state(len(x), x.shape[2], device_array(x)), 0, to_device(arrays)
     for n in sizes:
         begin, end = end, end + n
-        part, upto = (None if weights is None else weights[:, b:end] for b in (begin, 0))
-        y = op.step(device_array(x[:, begin:end]), state, **moved, **settings, weights=part)
+        part, upto = (None if sample_weight is None else sample_weight[:, b:end] for b in (begin, 0))
+        y = op.step(device_array(x[:, begin:end]), state, **moved, **settings, sample_weight=part)
         expected, _ = op.forward(
-            **h.to_float64(arrays | {"x": x[:, :end]}), **settings, weights=upto, backend="reference"
+            **h.to_float64(arrays | {"x": x[:, :end]}), **settings, sample_weight=upto, backend="reference"
         )
         h.assert_close(y.to_host(), expected, case.tolerance[dtype], f"pooling.cuda.step[{case}] after {end} rows")

@@ -21,13 +21,13 @@ class TinyConfig:
 
 
 class Tiny:
-    """Each code is predicted from the one before: softmax((embedding[code] + voice) @ weight + bias)."""
+    """Each code is predicted from the one before: softmax((embedding[code] + speaker) @ weight + bias)."""
 
     def __init__(self, config=None, seed=0, dtype="float32"):
         self.config = config or TinyConfig()
         q, c = self.config.classes, self.config.channels
         self.params = Parameters(
-            {"embedding": (q, c), "voice": (self.config.speakers, c), "head.weight": (c, q), "head.bias": (q,)}, dtype
+            {"embedding": (q, c), "speaker": (self.config.speakers, c), "head.weight": (c, q), "head.bias": (q,)}, dtype
         )
         self.dtype = self.params.dtype
         rng = np.random.default_rng(seed)
@@ -38,34 +38,34 @@ class Tiny:
         self.poison = None  # (call number, parameter name): puts a NaN there
         self.calls = 0
 
-    def loss(self, codes, weights=None, *, speaker=None):
-        return self._run(codes, weights, speaker)[0]
+    def loss(self, codes, sample_weight=None, *, speaker=None):
+        return self._run(codes, sample_weight, speaker)[0]
 
-    def loss_and_grads(self, codes, weights=None, into=None, *, speaker=None):
-        loss, h, dlogits = self._run(codes, weights, speaker)
+    def loss_and_grads(self, codes, sample_weight=None, into=None, *, speaker=None):
+        loss, h, dlogits = self._run(codes, sample_weight, speaker)
         grads = self.params.like() if into is None else into
         grads["head.weight"][...] += np.einsum("btc,btq->cq", h, dlogits)
         grads["head.bias"][...] += dlogits.sum((0, 1))
         dh = dlogits @ self.params["head.weight"].T
         np.add.at(grads["embedding"], codes[:, :-1], dh)
         if speaker is not None:
-            np.add.at(grads["voice"], speaker, dh.sum(1))
+            np.add.at(grads["speaker"], speaker, dh.sum(1))
         self.buffers["seen"] += codes.shape[0]
         self.calls += 1
         if self.poison is not None and self.poison[0] == self.calls:
             grads[self.poison[1]].flat[0] = np.nan
         return loss, grads
 
-    def _run(self, codes, weights, speaker):
+    def _run(self, codes, sample_weight, speaker):
         inputs, targets = codes[:, :-1], codes[:, 1:].astype(int)[..., None]
         h = self.params["embedding"][inputs]
         if speaker is not None:
-            h = h + self.params["voice"][speaker][:, None]
+            h = h + self.params["speaker"][speaker][:, None]
         logits = h @ self.params["head.weight"] + self.params["head.bias"]
         logits = logits - logits.max(-1, keepdims=True)
         p = np.exp(logits)
         p /= p.sum(-1, keepdims=True)
-        w = np.ones(inputs.shape, self.dtype) if weights is None else weights.astype(self.dtype)
+        w = np.ones(inputs.shape, self.dtype) if sample_weight is None else sample_weight.astype(self.dtype)
         w = w / w.sum()
         loss = float(-(w * np.log(np.take_along_axis(p, targets, -1)[..., 0])).sum())
         np.put_along_axis(p, targets, np.take_along_axis(p, targets, -1) - 1, -1)
@@ -77,7 +77,7 @@ class Tiny:
 
 
 class TinyData:
-    """Windows of a noisy walk over the codes; two voices walk in opposite directions; windows have random lengths."""
+    """Windows of a noisy walk over the codes; two speakers walk in opposite directions; windows have random lengths."""
 
     sample_rate = 8000
 

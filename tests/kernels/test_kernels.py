@@ -633,7 +633,7 @@ codes = np.random.default_rng(0).integers(0, 256, (2, 8))
 model.loss_and_grads(codes)
 error = 0.0
 if STREAM:
-    state = gated_stack.init_state(model.params, 2, dilations=(1, 2, 4), backend="reference")
+    state = gated_stack.init_state(model.params, 2, network=model.network, backend="reference")
     expected = gated_stack.step(codes, state)
     error = np.abs(model.logits(codes) - expected).max() / np.abs(expected).max()
 print(error)
@@ -677,10 +677,8 @@ stored = 0.0
 for kind in ("float16", "int8"):
     logits = []
     for backend in ("cpu", "reference"):
-        state = gated_stack.init_state(
-            arguments["params"], 3, **settings, weights=kind, condition_channels=3, backend=backend
-        )
-        logits.append(gated_stack.step(arguments["codes"][:, :-1], state, arguments["condition"]))
+        state = gated_stack.init_state(arguments["params"], 3, **settings, storage=kind, backend=backend)
+        logits.append(gated_stack.step(arguments["inputs"][:, :-1], state, arguments["condition"]))
     stored = max(stored, np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max())
 print(host.vector_bytes(), host.tile_rows(), abs(got.loss / wanted.loss - 1), worst, stored, host.converts_halves())
 """

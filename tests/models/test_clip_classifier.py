@@ -143,7 +143,7 @@ def test_a_stream_decides_at_its_end_as_the_whole_clip(pooling):
 def test_a_refused_block_leaves_the_stream_as_it_was():
     model, spoiled = classifier("statistics"), classifier("statistics")
     states = model.init_stream(4), spoiled.init_stream(4)
-    with pytest.raises(ShapeError, match=r"weights must be \(4, 40\), got \(4, 39\)"):
+    with pytest.raises(ShapeError, match=r"sample_weight must be \(4, 40\), got \(4, 39\)"):
         spoiled.stream(codes(), states[1], np.ones((4, 39)))
     assert states[1].time == 0
     np.testing.assert_array_equal(model.stream(codes(), states[0]), spoiled.stream(codes(), states[1]))
@@ -189,7 +189,7 @@ def test_the_trunk_is_that_of_the_model():
     assert model.loss(codes(), TARGETS) == pytest.approx(np.log(3), abs=0.3), "an untrained head knows nothing"
 
 
-def test_of_a_trunk_with_speakers_the_mean_voice_is_taken():
+def test_of_a_trunk_with_speakers_the_mean_speaker_is_taken():
     import dataclasses
 
     trunk = wd.WaveNet(dataclasses.replace(TRUNK, speakers=3), seed=5, dtype="float64")

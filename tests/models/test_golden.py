@@ -84,11 +84,17 @@ def test_loss_and_logits(case, dtype):
 def test_gradient_of_the_condition(case, dtype, recompute):
     model = build(case, dtype)
     codes, weights, keywords = inputs(case, dtype)
-    dilations = model.config.dilations
     result = gated_stack.loss_and_grads(
-        model.params, codes, weights, dilations=dilations, recompute=recompute, **keywords
+        model.params, codes, None, weights, network=model.network, recompute=recompute, **keywords
     )
     close(result.condition, GOLDEN[f"{case}/grad_condition"], TOLERANCE[dtype], "condition")
+    model.recompute = recompute
+    for needs in (None, ["head.1.bias"], []):
+        loss, grads, dcondition = model.loss_and_grads(
+            codes, weights, **keywords, needs=needs, condition_gradient=True
+        )  # fmt: skip
+        assert loss == result.loss and set(grads) == set(model.params if needs is None else needs)
+        assert dcondition.tobytes() == result.condition.tobytes() and dcondition.dtype == dtype
 
 
 def test_the_file_is_what_its_script_describes():

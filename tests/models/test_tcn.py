@@ -156,7 +156,7 @@ def test_a_stream_equals_predictions_and_goes_on_from_a_file(case, tmp_path):
     with pytest.raises(errors.ConfigError, match="TCN.stream: state must come from init_stream of this model"):
         wd.TCN(SMALL).stream(np.zeros((1, 3, 2), np.float32), state)
     model.params.flat[0] += 1
-    with pytest.raises(errors.CheckpointError, match="its weights differ"):
+    with pytest.raises(errors.CheckpointError, match="its params_checksum differs"):
         model.load_stream(tmp_path / "stream.safetensors")
 
 

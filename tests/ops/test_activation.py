@@ -70,8 +70,8 @@ def test_bad_input_of_activation(error, message, change):
         (SHAPE, r"targets must lie in \[0, 1\], got nan", dict(kind="binary", targets=np.nan * X)),
         (CONFIG, "delta must be None for mse, got 1.0", dict(delta=1.0)),
         (CONFIG, "delta must be a number above 0, got 0", dict(kind="huber", delta=0)),
-        (SHAPE, r"weights must be \(2, 5\), got \(2, 5, 4\)", dict(weights=X)),
-        (SHAPE, "weights must be finite, at least 0 and not all 0", dict(weights=0 * X[..., 0])),
+        (SHAPE, r"sample_weight must be \(2, 5\), got \(2, 5, 4\)", dict(sample_weight=X)),
+        (SHAPE, "sample_weight must be finite, at least 0 and not all 0", dict(sample_weight=0 * X[..., 0])),
     ],
 )
 def test_bad_input_of_loss(error, message, change):

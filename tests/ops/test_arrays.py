@@ -43,12 +43,12 @@ def test_lists_take_the_dtype_of_the_arrays_beside_them(family, dtype):
     op, (arrays, settings) = h.module(family), h.cases(family).inputs(SMALL[family], dtype)
     y, saved = op.forward(**arrays, **settings)
     given = [n for n, a in arrays.items() if isinstance(a, np.ndarray)]
-    floats = [n for n in given if h.is_float(arrays[n]) and n != "weights"]
+    floats = [n for n in given if h.is_float(arrays[n]) and n != "sample_weight"]
     for name in given:
         if floats == [name] and dtype == "float64":
             continue  # nothing beside it tells
         again, _ = op.forward(**arrays | {name: arrays[name].tolist()}, **settings)
-        h.assert_close(again, y, 1e-6 if name == "weights" else 0, name)  # weights are divided in their own precision
+        h.assert_close(again, y, 1e-6 if name == "sample_weight" else 0, name)  # divided in their own precision
     again, _ = op.forward(**{n: a.tolist() if n in given else a for n, a in arrays.items()}, **settings)
     assert isinstance(y, float) or {a.dtype.name for a in h.parts(again).values()} == {"float32"}
     dy = h.upstream(y)
@@ -62,7 +62,7 @@ def test_what_is_no_array_of_numbers_is_refused():
             contract.floats("here", "x", value, None)
     with pytest.raises(errors.DTypeError, match="here: codes must be a plain array, got a masked one"):
         contract.integers("here", "codes", np.ma.array([1, 2], mask=[0, 1]), None)
-    with pytest.raises(errors.DTypeError, match="here: weights must be a plain array, got a masked one"):
+    with pytest.raises(errors.DTypeError, match="here: sample_weight must be a plain array, got a masked one"):
         contract.row_weights("here", np.ma.array([1, 2], mask=[0, 1]), (2,))
 
 
@@ -89,7 +89,7 @@ def test_a_masked_row_of_numbers_may_hold_anything(kind, bad, backend, dtype):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_a_masked_row_of_classes_may_hold_anything(smoothing, backend, dtype):
     arrays, _ = h.cases("cross_entropy").inputs(h.case_named("cross_entropy", "long"), dtype)
-    masked = ~arrays["weights"]
+    masked = ~arrays["sample_weight"]
     assert masked.any()
     options = dict(label_smoothing=smoothing, backend=backend)
     expected, saved = cross_entropy.forward(**arrays, **options)
@@ -105,12 +105,12 @@ def test_a_masked_row_of_classes_may_hold_anything(smoothing, backend, dtype):
 def test_an_ignored_target_is_a_weight_of_zero(backend):
     arrays, _ = h.cases("cross_entropy").inputs(h.case_named("cross_entropy", "short"), "float64")
     counted = np.arange(15).reshape(3, 5) % 4 != 1
-    weights = arrays.pop("weights")
+    weights = arrays.pop("sample_weight")
     for given in (None, weights):
         zeroed = counted * (1.0 if given is None else given)
-        expected, _ = cross_entropy.forward(**arrays, weights=zeroed, backend=backend)
+        expected, _ = cross_entropy.forward(**arrays, sample_weight=zeroed, backend=backend)
         marked = arrays | {"targets": np.where(counted, arrays["targets"], -100)}
-        got, _ = cross_entropy.forward(**marked, weights=given, ignore_index=-100, backend=backend)
+        got, _ = cross_entropy.forward(**marked, sample_weight=given, ignore_index=-100, backend=backend)
         assert got == pytest.approx(expected, rel=1e-14)
 
 

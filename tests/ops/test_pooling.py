@@ -16,7 +16,7 @@ STREAMED = ("average", "statistics", "attentive-32", "far-from-zero")
 def arrays_of(name, dtype="float64"):
     """Arrays without weights, settings, weights."""
     arrays, settings = h.cases("pooling").inputs(h.case_named("pooling", name), dtype)
-    return arrays, settings, arrays.pop("weights", None)
+    return arrays, settings, arrays.pop("sample_weight", None)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -31,9 +31,11 @@ def test_a_stream_in_any_split_ends_as_forward(name, weighted, data):
     state, end = pooling.init_state(len(x), x.shape[2]), 0
     for i, (piece, part) in enumerate(zip(np.split(x, cuts, 1), np.split(weights, cuts, 1), strict=True)):
         given_weights = part if weighted else None
-        y = pooling.step(piece, state, **arrays, **settings, weights=given_weights, backend=backends[i % len(backends)])
+        backend = backends[i % len(backends)]
+        y = pooling.step(piece, state, **arrays, **settings, sample_weight=given_weights, backend=backend)
         end += piece.shape[1]
-        so_far, _ = pooling.forward(x[:, :end], **arrays, **settings, weights=weights[:, :end], backend="reference")
+        seen = weights[:, :end]
+        so_far, _ = pooling.forward(x[:, :end], **arrays, **settings, sample_weight=seen, backend="reference")
         h.assert_close(y, so_far, 1e-12)
 
 
@@ -41,7 +43,7 @@ def test_a_stream_in_any_split_ends_as_forward(name, weighted, data):
 def test_a_stream_without_rows_that_count(backend):
     state = pooling.init_state(2, 3)
     rows = np.array([[0, 0], [1, 0]])
-    y = pooling.step(np.full((2, 2, 3), np.nan), state, weights=rows, backend=backend)
+    y = pooling.step(np.full((2, 2, 3), np.nan), state, sample_weight=rows, backend=backend)
     assert np.isnan(y[1]).all() and not y[0].any()  # the NaN that counts shows, the one that does not does not
 
 
@@ -68,7 +70,7 @@ def test_padding_changes_no_bit_and_may_be_nan(kind, backend):
     lengths = np.array([203, 97, 1])
     weights = np.arange(203) < lengths[:, None]
     padded = np.where(weights[..., None], x, np.nan).astype(np.float32)
-    y, saved = pooling.forward(padded, **arrays, **settings, weights=weights, backend=backend)
+    y, saved = pooling.forward(padded, **arrays, **settings, sample_weight=weights, backend=backend)
     dy = h.upstream(y)
     grads = pooling.backward(dy, saved, backend=backend)
     assert all(np.isfinite(a).all() for a in h.parts(grads).values())
@@ -117,11 +119,13 @@ GOOD = dict(x=X, w=W, b=B, v=B, kind="attentive")
         (errors.ConfigError, "kind must be one of 'average', .*, got 'mean'", dict(kind="mean")),
         (errors.ConfigError, "v must be given for kind 'attentive', got None", dict(v=None)),
         (errors.ConfigError, "w must be None for kind 'average', got an array", dict(kind="average")),
-        (errors.ShapeError, r"weights must be \(2, 5\), got \(2, 4\)", dict(weights=np.ones((2, 4)))),
-        (errors.ShapeError, "weights must be .* not all 0 in an item", dict(weights=np.array([[1] * 5, [0] * 5]))),
-        (errors.ShapeError, "weights must be finite", dict(weights=np.full((2, 5), np.nan))),
-        (errors.ShapeError, "weights must be .* a least of -1", dict(weights=np.array([[1, 1, 1, 1, -1]] * 2))),
-        (errors.DTypeError, "weights must be an array of numbers, got list", dict(weights=[["1"] * 5] * 2)),
+        (errors.ShapeError, r"sample_weight must be \(2, 5\), got \(2, 4\)", dict(sample_weight=np.ones((2, 4)))),
+        (errors.ShapeError, "sample_weight must be .* not all 0 in an item",
+         dict(sample_weight=np.array([[1] * 5, [0] * 5]))),
+        (errors.ShapeError, "sample_weight must be finite", dict(sample_weight=np.full((2, 5), np.nan))),
+        (errors.ShapeError, "sample_weight must be .* a least of -1",
+         dict(sample_weight=np.array([[1, 1, 1, 1, -1]] * 2))),
+        (errors.DTypeError, "sample_weight must be an array of numbers, got list", dict(sample_weight=[["1"] * 5] * 2)),
         (errors.ShapeError, r"out must be \(2, 6\), got \(2, 3\)", dict(out=X[:, 0])),
     ],
 )

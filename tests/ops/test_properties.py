@@ -65,7 +65,7 @@ def test_nan_shows(family, backend):
             arrays, settings = h.cases(family).inputs(case, dtype)
             if "x" not in arrays:
                 continue
-            counted = arrays.get("weights", np.ones(1)) != 0  # a row that counts nothing may hold NaN
+            counted = arrays.get("sample_weight", np.ones(1)) != 0  # a row that counts nothing may hold NaN
             arrays["x"].reshape(-1, arrays["x"].shape[-1])[np.flatnonzero(counted)[0], 0] = np.nan
             y, _ = h.module(family).forward(**arrays, **settings, backend=backend)
             assert any(np.isnan(a).any() for a in h.parts(y).values()), f"{family}.{backend}[{case}]"

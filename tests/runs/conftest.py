@@ -1,4 +1,4 @@
-"""Clips of two voices, a small model's settings, and folders that runs and trainers left."""
+"""Clips of two speakers, a small model's settings, and folders that runs and trainers left."""
 
 import numpy as np
 import pytest
@@ -15,17 +15,17 @@ RATE = 8000
 def clips(tmp_path_factory):
     """A folder with anna/ and bruno/, five tones each."""
     place = tmp_path_factory.mktemp("clips")
-    for voice, pitch in (("anna", 200), ("bruno", 120)):
-        (place / voice).mkdir()
+    for speaker, pitch in (("anna", 200), ("bruno", 120)):
+        (place / speaker).mkdir()
         for i in range(5):
             tone = 0.4 * np.sin(2 * np.pi * (pitch + 20 * i) * np.arange(1600) / RATE)
-            soundfile.write(place / voice / f"{i}.wav", tone, RATE)
+            soundfile.write(place / speaker / f"{i}.wav", tone, RATE)
     return place
 
 
 @pytest.fixture(scope="session")
 def one(clips, tmp_path_factory):
-    """A finished training of one voice."""
+    """A finished training of one speaker."""
     training = runs.train.start(tmp_path_factory.mktemp("one") / "run", wanted_of(clips / "anna"))
     training.trainer.fit(training.steps_left)
     return training
@@ -33,7 +33,7 @@ def one(clips, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bare(clips, tmp_path_factory):
-    """What `wavedil.Trainer` leaves in a folder: a WaveNet of two voices, and no config.json."""
+    """What `wavedil.Trainer` leaves in a folder: a WaveNet of two speakers, and no config.json."""
     folder = tmp_path_factory.mktemp("bare") / "run"
     data = wd.audio.ClipFolder(clips, speakers="folders")
     model = wd.WaveNet(wd.WaveNetConfig(**SMALL, speakers=2), seed=0)

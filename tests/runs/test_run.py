@@ -28,22 +28,22 @@ def test_a_new_run_overwrites_nothing(tmp_path, one):
         runs.Run.create(tmp_path, one.run.settings)
 
 
-def test_voices_are_numbers_by_name(tmp_path, one):
+def test_speakers_are_numbers_by_name(tmp_path, one):
     run = runs.Run.create(tmp_path / "run", one.run.settings, ["anna", "bruno"])
     assert (run.speaker(), run.speaker("bruno")) == (0, 1)
     with pytest.raises(ConfigError, match="speaker must be one of 'anna', 'bruno', got 'carla'"):
         run.speaker("carla")
     assert one.run.speaker() is None
-    with pytest.raises(ConfigError, match="only one voice"):
+    with pytest.raises(ConfigError, match="only one speaker"):
         one.run.speaker("anna")
 
 
 def test_metrics_survive_half_a_line_and_repeated_steps(tmp_path, one):
     run = runs.Run.create(tmp_path / "run", one.run.settings)
     (run.path / "metrics.jsonl").write_text(
-        '{"step": 1, "loss_bits": 8}\n{"step": 2, "loss_bits": 7}\n{"step": 2, "loss_bits": 6}\n{"step": 3'
+        '{"step": 1, "loss": 8}\n{"step": 2, "loss": 7}\n{"step": 2, "loss": 6}\n{"step": 3'
     )
-    assert run.metrics() == [{"step": 1, "loss_bits": 8}, {"step": 2, "loss_bits": 6}]
+    assert run.metrics() == [{"step": 1, "loss": 8}, {"step": 2, "loss": 6}]
     assert run.losses() == ([(1, 8), (2, 6)], [])
     run.before = {"new": 9.0, "old": None}
     assert run.losses()[1] == [(0, 9.0)]

@@ -34,7 +34,7 @@ def test_layers_of_a_wavenet_and_of_a_tcn_see_more_and_more():
     wavenet = wd.WaveNet(wd.WaveNetConfig(dilations=[1, 4], kernel_size=3, speakers=2))
     found = summary.layers(wavenet)
     assert [(row.name, row.what, row.field) for row in found] == [
-        ("speaker", "2 voices", 1), ("input", "embedding", 1), ("blocks.0", "dilation 1", 3),
+        ("speaker", "2 speakers", 1), ("input", "embedding", 1), ("blocks.0", "dilation 1", 3),
         ("blocks.1", "dilation 4", 11), ("head.0", "1 x 1", 11), ("head.1", "1 x 1", 11)]  # fmt: skip
     assert sum(row.parameters for row in found) == wavenet.params.count
     tcn = wd.TCN(wd.TCNConfig(dilations=[1, 4], channels=3, kernel_size=3))

@@ -78,14 +78,14 @@ def test_before_and_after_are_compared(one, clips, tmp_path):
     before = runs.finetune.measure_before(training)
     training.trainer.fit(training.steps_left)
     compared = runs.finetune.compare(training)
-    assert list(compared.rows) == ["new voice", "old voice"]
-    assert compared.rows["new voice"] == (before["new"], compared.curve[-1][1])
+    assert list(compared.rows) == ["new speaker", "old speaker"]
+    assert compared.rows["new speaker"] == (before["new"], compared.curve[-1][1])
     assert compared.curve[0] == (0, before["new"])
-    assert compared.rows["old voice"][0] == pytest.approx(one.run.losses()[1][-1][1])
+    assert compared.rows["old speaker"][0] == pytest.approx(one.run.losses()[1][-1][1])
     run = runs.Run.open(tmp_path / "run")
     assert run == training.run and run.parent["run"] == str(one.run.path)
     again = runs.finetune.compare(runs.train.resume(run.path))  # the old clips are read again
-    assert again.rows["old voice"] == pytest.approx(compared.rows["old voice"])
+    assert again.rows["old speaker"] == pytest.approx(compared.rows["old speaker"])
 
 
 def test_a_trainers_folder_is_adapted(bare, clips, tmp_path):
@@ -101,7 +101,7 @@ def test_a_config_that_changes_the_model_is_refused(one, clips, tmp_path):
         runs.finetune.collect(one.run, clips, tmp_path / "my.toml")
 
 
-def test_a_bundled_voice_has_its_own_split():
+def test_a_bundled_speaker_has_its_own_split():
     found = runs.data.clips(runs.settings.DataSettings(folder="bundled:it"))
     assert found.audit.clips == 83 and found.validation_clips()
     with pytest.raises(ConfigError, match="speaker must be one of 'it', 'ru', got 'xx'"):

@@ -368,7 +368,8 @@ def test_a_loudspeaker_that_is_not_there(device, monkeypatch):
 
 
 # ---- the budget ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("more", [{}, {"speakers": 2}, {"condition_channels": 3}], ids=["plain", "voices", "condition"])
+@pytest.mark.parametrize("more", [{}, {"speakers": 2}, {"condition_channels": 3}],
+                         ids=["plain", "speakers", "condition"])  # fmt: skip
 def test_the_budget_is_measured(more):
     model = network(sample_rate=16000, **more)
     found = streaming.budget(model, seconds=0.05)

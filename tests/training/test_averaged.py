@@ -113,8 +113,8 @@ def test_without_an_average_the_model_file_holds_the_weights(tmp_path):
 
 def test_no_model_file_of_weights_that_are_not_finite_or_half_updated(tmp_path, monkeypatch):
     t = trained()
-    t.average["voice"][0, 0] = np.nan
-    with pytest.raises(DivergedError, match="voice; not saved"):
+    t.average["speaker"][0, 0] = np.nan
+    with pytest.raises(DivergedError, match="speaker; not saved"):
         t.save_model(tmp_path / "a.safetensors")
 
     def half(*args, **options):

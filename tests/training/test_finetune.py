@@ -53,9 +53,9 @@ def test_recipes_go_to_plain_types_and_back():
     assert about["lr_scale"] == [["head.*", 2.0], ["head.bias", 0.5]] and about["lora"]["targets"] == ["head"]
     assert FineTune.from_dict(about) == recipe
     assert FineTune().to_dict() == {} and LoRA(3).alpha == 3
-    wide = FineTune(lr_scale={"*": np.float32(2)}, unfreeze={"voice": np.int64(3)}, l2_start=np.float32(0.5),
+    wide = FineTune(lr_scale={"*": np.float32(2)}, unfreeze={"speaker": np.int64(3)}, l2_start=np.float32(0.5),
                     lora=LoRA(np.int64(2), np.float32(4)))  # fmt: skip
-    plain = FineTune(lr_scale={"*": 2}, unfreeze={"voice": 3}, l2_start=0.5, lora=LoRA(2, 4))
+    plain = FineTune(lr_scale={"*": 2}, unfreeze={"speaker": 3}, l2_start=0.5, lora=LoRA(2, 4))
     assert wide == plain and json.dumps(wide.to_dict()) == json.dumps(plain.to_dict())
 
 
@@ -102,8 +102,8 @@ def test_frozen_values_stay_bit_for_bit_also_in_the_average(tmp_path):
     start = Tiny().params
     t = trainer(tmp_path, ema=0.7, optimizer=AdamW(0.02, weight_decay=0.3), finetune=FineTune(freeze="embedding"))
     t.fit(steps=5)
-    assert changed(start, t.model.params) == {"voice", "head.weight", "head.bias"}
-    assert set(t.weights) == set(t.average) == set(t.moments["first"]) == {"voice", "head.weight", "head.bias"}
+    assert changed(start, t.model.params) == {"speaker", "head.weight", "head.bias"}
+    assert set(t.weights) == set(t.average) == set(t.moments["first"]) == {"speaker", "head.weight", "head.bias"}
     saved, _ = files.read(tmp_path / "model.safetensors")
     assert np.array_equal(saved["embedding"], start["embedding"])
     assert np.array_equal(saved["head.bias"], t.average["head.bias"])
@@ -149,26 +149,26 @@ def test_factors_on_the_learning_rate_and_the_last_that_fits_counts():
     start = Tiny().params
     for t in (scaled, plain):
         t.fit(steps=1)
-    for name, factor in (("embedding", 3), ("voice", 3), ("head.weight", 0.5), ("head.bias", 0.5)):
+    for name, factor in (("embedding", 3), ("speaker", 3), ("head.weight", 0.5), ("head.bias", 0.5)):
         wanted = factor * (plain.model.params[name] - start[name])
         assert np.allclose(scaled.model.params[name] - start[name], wanted, atol=1e-7) and wanted.any()
 
 
 def test_factors_on_the_weight_decay():
     start = Tiny().params
-    with_decay, recipe = AdamW(0.01, weight_decay=0.5), FineTune(decay_scale={"*.bias": 0, "voice": 2})
+    with_decay, recipe = AdamW(0.01, weight_decay=0.5), FineTune(decay_scale={"*.bias": 0, "speaker": 2})
     moved = {}
     for key, options in {"decay": {"optimizer": with_decay}, "none": {"optimizer": AdamW(0.01, weight_decay=0)},
                          "recipe": {"optimizer": with_decay, "finetune": recipe}}.items():  # fmt: skip
         t = trainer(**options)
         t.fit(steps=1)
         moved[key] = t.model.params
-    for name, factor in (("head.bias", 0), ("voice", 2), ("embedding", 1)):
+    for name, factor in (("head.bias", 0), ("speaker", 2), ("embedding", 1)):
         assert np.allclose(moved["recipe"][name], moved["none"][name] - factor * 0.005 * start[name], atol=1e-7)
 
 
 def test_gradual_unfreezing_starts_as_fresh_as_a_first_step():
-    t = trainer(clip=None, ema=0.5, finetune=FineTune(unfreeze={"embedding": 3, "voice": 5}))
+    t = trainer(clip=None, ema=0.5, finetune=FineTune(unfreeze={"embedding": 3, "speaker": 5}))
     start = Tiny().params
     t.fit(steps=3)
     assert changed(start, t.model.params) == {"head.weight", "head.bias"}
@@ -186,15 +186,15 @@ def test_only_needed_gradients_are_asked_for():
     asked = []
 
     class Asked(Tiny):
-        def loss_and_grads(self, codes, weights=None, into=None, *, needs=None, speaker=None):
+        def loss_and_grads(self, codes, sample_weight=None, into=None, *, needs=None, speaker=None):
             asked.append(needs)
-            return super().loss_and_grads(codes, weights, into, speaker=speaker)
+            return super().loss_and_grads(codes, sample_weight, into, speaker=speaker)
 
     trainer(model=Asked()).fit(steps=1)
-    trainer(model=Asked(), finetune=FineTune(freeze="embedding", unfreeze={"voice": 1})).fit(steps=2)
+    trainer(model=Asked(), finetune=FineTune(freeze="embedding", unfreeze={"speaker": 1})).fit(steps=2)
     trainer(model=Asked(), accumulate=2, finetune=FineTune(lora=LoRA(1))).fit(steps=1)
     head = {"head.weight", "head.bias"}
-    assert asked == [None, head, head | {"voice"}, {"head.weight"}, {"head.weight"}]
+    assert asked == [None, head, head | {"speaker"}, {"head.weight"}, {"head.weight"}]
 
 
 def test_l2_to_the_start_holds_values_back():
@@ -210,7 +210,7 @@ def test_l2_to_the_start_holds_values_back():
     t.weights.flat[:] += 1
     for group in t._plan.groups:
         t._plan.pull(group, 0.1 * 2)
-    assert np.allclose(t.weights["voice"], start["voice"] + 0.8)
+    assert np.allclose(t.weights["speaker"], start["speaker"] + 0.8)
 
 
 # -- resume ------------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_l2_to_the_start_holds_values_back():
     "recipe",
     [
         FineTune(freeze="embedding", lr_scale={"*": 0.5, "head.*": 2}, decay_scale={"*.bias": 0}),
-        FineTune(unfreeze={"embedding": 13, "voice": 5}, l2_start=1.0),
+        FineTune(unfreeze={"embedding": 13, "speaker": 5}, l2_start=1.0),
         FineTune(lora=LoRA(2, alpha=3), train="*.bias", lr_scale={"*.lora_b": 4.0}, l2_start=0.5),
     ],
     ids=["frozen", "gradual", "lora"],
@@ -321,10 +321,10 @@ def test_lora_trains_the_adapters_alone_and_the_model_has_them_merged_in():
     assert t.model.params.flat.tobytes() == start.flat.tobytes()
     t.adapters.merge(t.weights, t.model.params)
     assert changed(start, t.model.params) == {"head.weight"}
-    also = trainer(finetune=FineTune(lora=LoRA(2), train=["voice", "*.bias"]))
+    also = trainer(finetune=FineTune(lora=LoRA(2), train=["speaker", "*.bias"]))
     also.fit(steps=2)
-    assert set(also.weights) == FACTORS | {"voice", "head.bias"}
-    assert changed(start, also.model.params) == {"voice", "head.weight", "head.bias"}
+    assert set(also.weights) == FACTORS | {"speaker", "head.bias"}
+    assert changed(start, also.model.params) == {"speaker", "head.weight", "head.bias"}
 
 
 def test_an_average_of_adapters_is_saved_merged(tmp_path):

@@ -1,4 +1,4 @@
-"""Reusing a WaveNet: loading parts by name, new heads, blocks and voices, and fine-tuning it."""
+"""Reusing a WaveNet: loading parts by name, new heads, blocks and speakers, and fine-tuning it."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ CONFIG = wd.WaveNetConfig(
 
 
 class Data(TinyData):
-    """TinyData without voices."""
+    """TinyData without speakers."""
 
     def batch(self, rng, batch, window):
         return super().batch(rng, batch, window)[:2]
@@ -126,7 +126,7 @@ def test_a_new_head_keeps_the_trunk():
     assert not np.array_equal(again.params["head.0.weight"], old.params["head.0.weight"])
 
 
-def test_new_voices_leave_the_old_ones_alone():
+def test_new_speakers_leave_the_old_ones_alone():
     two = net(1, speakers=2)
     three = two.with_speakers(3, seed=5)
     x, who = codes(two), np.array([0, 1])

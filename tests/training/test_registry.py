@@ -93,10 +93,10 @@ def test_the_gradient_comes_clipped(known):
 
 
 def test_its_weight_decay_follows_a_recipe():
-    start = Tiny().params["voice"].copy()
+    start = Tiny().params["speaker"].copy()
     still = {"optimizer": Signs(0.1, keep=1.0, weight_decay=0.5), "schedule": None, "ema": None}
-    t = run(1, finetune=FineTune(decay_scale={"voice": 2, "head.*": 0}), **still)
-    assert np.allclose(t.model.params["voice"], start * (1 - 0.1 * 0.5 * 2), atol=1e-7)
+    t = run(1, finetune=FineTune(decay_scale={"speaker": 2, "head.*": 0}), **still)
+    assert np.allclose(t.model.params["speaker"], start * (1 - 0.1 * 0.5 * 2), atol=1e-7)
     assert np.array_equal(t.model.params["head.weight"], Tiny().params["head.weight"])
 
 

@@ -112,7 +112,7 @@ def test_validation_scores_every_sample_of_each_whole_clip():
     clips = [(str(n), rng.integers(0, 256, n).astype(np.uint8), i % 2) for i, n in enumerate((1, 50, 7, 300, 299))]
     nats = 0
     for _, codes, speaker in clips:
-        h = model.params["embedding"][np.r_[128, codes[:-1]]] + model.params["voice"][speaker]
+        h = model.params["embedding"][np.r_[128, codes[:-1]]] + model.params["speaker"][speaker]
         logits = (h @ model.params["head.weight"] + model.params["head.bias"]).astype(float)
         nats += (np.log(np.exp(logits).sum(1)) - logits[np.arange(len(codes)), codes]).sum()
     expected = nats / sum(len(codes) for _, codes, _ in clips) / math.log(2)
@@ -131,7 +131,7 @@ def test_the_rule_of_weight_decay_spares_biases_and_embeddings():
         t = trainer(optimizer=AdamW(0.01, **{"weight_decay": 0.5} | settings))
         t.fit(steps=1)
         moved[key] = t.model.params
-    for rule, decayed in (("all", set(start)), ("matrices", {"voice", "head.weight"}),
+    for rule, decayed in (("all", set(start)), ("matrices", {"speaker", "head.weight"}),
                           ("patterns", {"head.bias", "embedding"})):  # fmt: skip
         for name in start:
             factor = 0.005 if name in decayed else 0
@@ -143,12 +143,12 @@ def test_the_rule_of_weight_decay_spares_biases_and_embeddings():
 def test_the_rule_of_weight_decay_multiplies_the_factors_of_a_recipe():
     start = Tiny().params
     rule = AdamW(0.01, weight_decay=0.5, decays="matrices")
-    recipe = FineTune(freeze="voice", decay_scale={"*": 3}, lr_scale={"embedding": 2})
+    recipe = FineTune(freeze="speaker", decay_scale={"*": 3}, lr_scale={"embedding": 2})
     runs = [trainer(optimizer=optimizer, finetune=recipe) for optimizer in (rule, AdamW(0.01, weight_decay=0))]
     for t in runs:
         t.fit(steps=1)
     mine, plain = (t.model.params for t in runs)
-    assert np.array_equal(mine["voice"], start["voice"])
+    assert np.array_equal(mine["speaker"], start["speaker"])
     assert np.array_equal(mine["head.bias"], plain["head.bias"])
     assert np.array_equal(mine["embedding"], plain["embedding"])
     wanted = plain["head.weight"] - 0.01 * 0.5 * 3 * start["head.weight"]
@@ -418,8 +418,8 @@ def test_a_gradient_whose_square_overflows_stops():
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     t = trainer(tmp_path)
     t.fit(steps=2)
-    t.model.params["voice"][0, 0] = np.inf
-    with pytest.raises(DivergedError, match="step 2: .* voice; not saved"):
+    t.model.params["speaker"][0, 0] = np.inf
+    with pytest.raises(DivergedError, match="step 2: .* speaker; not saved"):
         t.save(tmp_path)
     assert Trainer.resume(tmp_path, TinyData(), model=Tiny()).step == 2
     t = trainer(tmp_path / "b", validation=TinyData(), optimizer=SGD(3e38), clip=None, validate_every=1)

@@ -73,8 +73,8 @@ class Clips:
     Examples
     --------
     >>> clips = Clips([np.array([130, 131, 129])], [np.array([127])])
-    >>> codes, weights = clips.batch(np.random.default_rng(0), batch=1, window=4)
-    >>> codes.tolist(), weights.tolist()
+    >>> codes, sample_weight = clips.batch(np.random.default_rng(0), batch=1, window=4)
+    >>> codes.tolist(), sample_weight.tolist()
     ([[128, 130, 131, 129, 128]], [[1.0, 1.0, 1.0, 0.0]])
     """
 
@@ -130,7 +130,7 @@ class Clips:
         -------
         codes : numpy.ndarray of the codec's type, shape (B, T + 1)
             ``codes[:, t]`` is the input and ``codes[:, t + 1]`` the target of sample t.
-        weights : numpy.ndarray of float32, shape (B, T)
+        sample_weight : numpy.ndarray of float32, shape (B, T)
             1 for a sample of a clip, 0 for padding.
         dict, only with speakers
             ``{"speaker": ids}``, int64 (B,).
@@ -152,7 +152,7 @@ class Clips:
         chosen = np.searchsorted(ends, rng.integers(ends[-1], size=batch), side="right")
         starts = rng.integers(np.maximum(self._lengths[chosen] - window, 0) + 1)
         codes = np.full((batch, window + 1), self.codec.silence, dtype=self.codec.dtype)
-        weights = np.zeros((batch, window), dtype=np.float32)
+        sample_weight = np.zeros((batch, window), dtype=np.float32)
         for row, (index, start) in enumerate(zip(chosen, starts, strict=True)):
             # Sample `start` is the first target; its input is the sample before, or silence before the clip.
             clip = self._codes(self._train[index])
@@ -160,8 +160,8 @@ class Clips:
             if start:
                 codes[row, 0] = clip[start - 1]
             codes[row, 1 : end - start + 1] = clip[start:end]
-            weights[row, : end - start] = 1.0
-        return self._arguments(codes, weights, [self._train[index] for index in chosen])
+            sample_weight[row, : end - start] = 1.0
+        return self._arguments(codes, sample_weight, [self._train[index] for index in chosen])
 
     def validation_batches(self, batch, window):
         """Yield what a model's loss takes of the held-out clips, each of them whole and once.
@@ -184,13 +184,13 @@ class Clips:
             group = clips[-size:]
             del clips[-size:]
             codes, lengths = padded([self._codes(clip) for clip in group], self.codec, before=1)
-            weights = (np.arange(codes.shape[1] - 1) < lengths[:, None]).astype(np.float32)
-            yield self._arguments(codes, weights, group), int(lengths.sum())
+            sample_weight = (np.arange(codes.shape[1] - 1) < lengths[:, None]).astype(np.float32)
+            yield self._arguments(codes, sample_weight, group), int(lengths.sum())
 
-    def _arguments(self, codes, weights, clips):
+    def _arguments(self, codes, sample_weight, clips):
         if not self.speakers:
-            return codes, weights
-        return codes, weights, {"speaker": np.array([clip.speaker for clip in clips], dtype=np.int64)}
+            return codes, sample_weight
+        return codes, sample_weight, {"speaker": np.array([clip.speaker for clip in clips], dtype=np.int64)}
 
     def train_clips(self):
         """Return a sequence of (name, 1-D codes, speaker id or None) of the training clips."""

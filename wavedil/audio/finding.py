@@ -87,7 +87,7 @@ def split(clips, validation, seed, path):
         of_speaker.setdefault(clip.speaker, []).append(clip.name)
     held = {name for name in draw if draw[name] < validation}
     for names in of_speaker.values():
-        if held.issuperset(names):  # nobody learns a voice from held-out clips
+        if held.issuperset(names):  # no speaker is learned from held-out clips
             held.discard(max(names, key=draw.get))
     if not held:
         spare = [name for names in of_speaker.values() if len(names) > 1 for name in names]

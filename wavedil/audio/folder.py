@@ -157,7 +157,7 @@ class ClipFolder(Clips):
 
 
 def bundled_clips(sample_rate=8000, *, speaker=None, **options):
-    """Open the bundled speech: an Italian and a Russian voice, 167 clips, 3.5 minutes, CC-BY-3.0.
+    """Open the bundled speech: an Italian and a Russian speaker, 167 clips, 3.5 minutes, CC-BY-3.0.
 
     Parameters
     ----------

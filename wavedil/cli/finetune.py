@@ -1,4 +1,4 @@
-"""wavedil finetune: adapt a trained run to another voice."""
+"""wavedil finetune: adapt a trained run to another speaker."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,10 +29,10 @@ def finetune(
     steps: Annotated[int | None, given(f"Training steps. \\[default: {settings.FINETUNE_STEPS}]", min=1)] = None,
     minutes: options.Minutes = None,
     eval_old: Annotated[str | None, given(
-        "Audio of the old voice, or bundled, bundled:it, bundled:ru: see how much of it is forgotten. Of the folder "
+        "Audio of the old speaker, or bundled, bundled:it, bundled:ru: see how much of it is forgotten. Of the folder "
         "that RUN was trained on, the held-out clips count.", metavar="FOLDER")] = None,
-    voice: Annotated[str | None, given(
-        "Name of the new voice, if RUN has several; a name that RUN knows goes on with that voice. "
+    speaker: Annotated[str | None, given(
+        "Name of the new speaker, if RUN has several; a name that RUN knows goes on with that speaker. "
         "\\[default: name of the folder]")] = None,
     resample: Annotated[bool, typer.Option(
         "--resample", help="Accept audio of another sample rate than the model's, and convert it.")] = False,
@@ -42,7 +42,7 @@ def finetune(
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:  # fmt: skip
-    """Adapt a trained run to a new voice. Go on with it later: wavedil train --resume --out FOLDER."""
+    """Adapt a trained run to a new speaker. Go on with it later: wavedil train --resume --out FOLDER."""
     with show.errors():
         from wavedil import runs
 
@@ -50,14 +50,14 @@ def finetune(
         wanted = runs.finetune.collect(old, folder, config, freeze=freeze or (), lora=lora,
                                        lr_scale=[_factor(text) for text in lr_scale or ()],
                                        steps=steps, learning_rate=learning_rate, seed=seed)  # fmt: skip
-        training = runs.finetune.start(out or new_folder("finetune"), old, wanted, voice=voice, eval_old=eval_old,
+        training = runs.finetune.start(out or new_folder("finetune"), old, wanted, speaker=speaker, eval_old=eval_old,
                                        resample=resample, threads=threads, device=show.device(console, device),
                                        timed=minutes is not None)  # fmt: skip
         tell_data(console, training)
         tell_model(console, training)
         for name, bits in runs.finetune.measure_before(training).items():
             if bits is not None:
-                show.prose(console, f"before: {bits:.3f} bits/sample of the {name} voice's clips")
+                show.prose(console, f"before: {bits:.3f} bits/sample of the {name} speaker's clips")
         fit(console, training, minutes)
         finish(console, training)
 

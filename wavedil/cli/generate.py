@@ -23,7 +23,7 @@ def generate(
         "Draw only from the likeliest values that together have this probability, above 0, up to 1.")] = None,
     primer: Annotated[Path | None, given("Audio file to go on from; it is not part of the result.")] = None,
     speaker: options.Speaker = None,
-    weights: options.Storage = None,
+    storage: options.Storage = None,
     device: options.Device = "cpu",
     out: Annotated[Path | None, given("WAV or FLAC file. \\[default: RUN/generated.wav]", "-o", "--out")] = None,
 ) -> None:  # fmt: skip
@@ -39,7 +39,7 @@ def generate(
         heard = None if primer is None else show.listen(console, primer, rate)
         with show.percent(console, "Generating") as progress:
             sound = runs.sample.generate(model, seconds, primer=heard, temperature=temperature, seed=seed, top_k=top_k,
-                                         top_p=top_p, speaker=index, weights=weights and weights.value,
+                                         top_p=top_p, speaker=index, storage=storage and storage.value,
                                          progress=progress)  # fmt: skip
         audio.write_audio(out, sound, rate)
         show.say(console, f"Wrote {out}")

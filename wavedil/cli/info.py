@@ -34,8 +34,8 @@ def info(
             wanted, model = found.settings, runs.summary.model(found, show.device(console, device))
         else:
             wanted = settings.collect(preset, config)
-            voices = 2 if not wanted.data.folder else 0  # the bundled speech has two
-            model = runs.summary.untrained(wanted, voices, show.device(console, device))
+            speakers = 2 if not wanted.data.folder else 0  # the bundled speech has two
+            model = runs.summary.untrained(wanted, speakers, show.device(console, device))
         _tell(console, runs.summary.summarise(model, wanted.train), model.config.sample_rate, wanted.train)
         if measure and type(model).__name__ == "WaveNet":
             _tell_speed(console, model)

@@ -27,7 +27,7 @@ Minutes = Annotated[float | None, given(
 Threads = Annotated[int | None, given(
     "CPU threads; the result does not depend on it. \\[default: all cores]", min=1)]  # fmt: skip
 Device = Annotated[str, typer.Option(help=DEVICES)]
-Speaker = Annotated[str | None, given("Voice, for a model of several.")]
+Speaker = Annotated[str | None, given("Speaker, for a model of several.")]
 Storage = Annotated[StorageName | None, given(
     "Store the model's weights in fewer bytes, rounded: faster if they are large.")]  # fmt: skip
 

@@ -26,7 +26,7 @@ def stream(
     temperature: Annotated[float | None, given(
         f"As of generate, without --in. \\[default: {settings.SAMPLE_TEMPERATURE}]", min=0.0)] = None,
     seed: Annotated[int | None, given("As of generate, without --in. \\[default: 0]", min=0)] = None,
-    weights: options.Storage = None,
+    storage: options.Storage = None,
 ) -> None:  # fmt: skip
     """Run a trained model online, block by block, and see whether it keeps up with real time.
 
@@ -45,15 +45,15 @@ def stream(
 
         found = runs.Run.open(run)
         effect = found.kind == "TCN"
-        if effect and (source is None or (speaker, bits, weights) != (None, None, None)):
-            raise typer.BadParameter("an effect needs a file, --in FILE, and has no --speaker, --bits or --weights")
+        if effect and (source is None or (speaker, bits, storage) != (None, None, None)):
+            raise typer.BadParameter("an effect needs a file, --in FILE, and has no --speaker, --bits or --storage")
         index = None if effect else found.speaker(speaker)
         if out is not None:
             options.audio_file(out)
         console = Console()
         device = show.device(console, device)
         model = found.model(device) if effect else runs.sample.model(found, device)
-        rate, spoken = model.config.sample_rate, {"speaker": index, "weights": weights and weights.value}
+        rate, spoken = model.config.sample_rate, {"speaker": index, "storage": storage and storage.value}
         if source is not None:
             heard = show.listen(console, source, rate)
             made = streaming.Effect(model) if effect else streaming.Predictor(model, **spoken)

@@ -15,7 +15,7 @@ from wavedil.runs import settings
 def train(
     folder: Annotated[Path | None, typer.Argument(
         help="Folder with audio (searched through all its subfolders). Without it: the speech that comes with wavedil; "
-             "bundled:it and bundled:ru are one voice of it.", show_default=False)] = None,
+             "bundled:it and bundled:ru are one speaker of it.", show_default=False)] = None,
     preset: Annotated[options.PresetName | None, given(
         f"tiny: seconds; small: minutes; base: hours. \\[default: {settings.DEFAULT_PRESET}]")] = None,
     config: Annotated[Path | None, given(
@@ -169,10 +169,10 @@ def _suggestions(training):
     yield "another sample", show.command("generate", run.path, *sample)
     if len(run.speakers) > 1:
         other = next(name for i, name in enumerate(run.speakers) if i != run.speaker())
-        yield "the other voice", show.command("generate", run.path, "--speaker", other, "-o", out.with_stem("other"))
+        yield "the other speaker", show.command("generate", run.path, "--speaker", other, "-o", out.with_stem("other"))
     yield "what the model is made of", show.command("info", run.path)
     yield "train it longer", longer
     if run.parent is None:
         yield "a larger model (hours)", show.command("train", "--preset", "base")
         yield "your own recordings", show.command("train", "FOLDER")
-        yield "adapt it to another voice", show.command("finetune", run.path, "FOLDER")
+        yield "adapt it to another speaker", show.command("finetune", run.path, "FOLDER")

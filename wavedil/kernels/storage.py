@@ -22,13 +22,13 @@ def check(where, kind, params):
     if kind is None:
         return None
     if kind not in KINDS:
-        raise ConfigError(f"{where}: weights must be None, {' or '.join(map(repr, KINDS))}, got {kind!r}")
+        raise ConfigError(f"{where}: storage must be None, {' or '.join(map(repr, KINDS))}, got {kind!r}")
     for name, value in params.items():
         if value.dtype != np.float32:
-            raise DTypeError(f"{where}: params must be float32 for weights={kind!r}, got {value.dtype}")
+            raise DTypeError(f"{where}: params must be float32 for storage={kind!r}, got {value.dtype}")
         largest = np.abs(value).max()
         if name.endswith("weight") and not largest <= (65504 if kind == "float16" else np.finfo(np.float32).max):
-            raise ConfigError(f"{where}: {name} must be finite for weights={kind!r}, and it reaches {largest}")
+            raise ConfigError(f"{where}: {name} must be finite for storage={kind!r}, and it reaches {largest}")
     return kind
 
 

@@ -46,7 +46,7 @@ class ClipClassifier(Model):
     ----------
     trunk : WaveNet, WaveNetConfig or ClipClassifierConfig
         A model, whose trunk is copied; or the sizes alone, for one with initial weights. Of a model with speakers the
-        mean voice is taken (exactly: what it adds to each block becomes part of the block's bias).
+        mean speaker is taken (exactly: what it adds to each block becomes part of the block's bias).
     labels : sequence of str
         Names of the classes; left out with a ClipClassifierConfig.
     pooling : {"average", "statistics", "attentive"}
@@ -184,7 +184,7 @@ class ClipClassifier(Model):
         inplace.relu(x)
         attention = {name: full for name, full in self._attention().items() if full in needs}
         pooled, saved_pooling = pooling.forward(
-            x, **self._attention_arrays(), kind=self.config.pooling, weights=mask, workspace=self._workspace,
+            x, **self._attention_arrays(), kind=self.config.pooling, sample_weight=mask, workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip
         loss, saved_head = self._score(pooled, targets)
@@ -297,7 +297,7 @@ class ClipClassifier(Model):
         """
         return ClipStream(self, checks.whole("ClipClassifier.init_stream", "batch", batch))
 
-    def stream(self, codes: np.ndarray, state: ClipStream, weights: np.ndarray | None = None) -> np.ndarray:
+    def stream(self, codes: np.ndarray, state: ClipStream, sample_weight: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (B, labels) given all codes so far, these included.
 
         Parameters
@@ -306,12 +306,12 @@ class ClipClassifier(Model):
             Any n from 1 up.
         state
             From `init_stream`; changed in place.
-        weights : (B, n) array, optional
+        sample_weight : (B, n) array, optional
             How much each row counts: 0 for what is not to be judged, such as the rest of a stream that has ended.
         """
         if getattr(state, "made_for", None) != (self.config, self.dtype):
             raise ConfigError("ClipClassifier.stream: state must come from init_stream of this model")
-        return softmax(scores(state.take_in(codes, weights), state.above))
+        return softmax(scores(state.take_in(codes, sample_weight), state.above))
 
     # parts ------------------------------------------------------------------------------------------------------------
     def _above(self):
@@ -397,10 +397,10 @@ def _initialize(params, config, model, seed):
     names = [name for name in params if name.startswith(("input.", "blocks."))]
     values = {name: on_host(model.params[name]) for name in names}
     if model.config.speakers:
-        voice = on_host(model.params["speaker.embedding"]).mean(axis=0)
+        mean = on_host(model.params["speaker.embedding"]).mean(axis=0)
         for i in range(len(config.trunk.dilations)):
             bias, weight = f"blocks.{i}.conv.bias", on_host(model.params[f"blocks.{i}.condition.weight"])
-            values[bias] = values[bias] + voice @ weight
+            values[bias] = values[bias] + mean @ weight
     for name, value in values.items():
         params[name][...] = value
     rng = np.random.default_rng([seed, 1])

@@ -27,15 +27,15 @@ class ClipStream:
         """Codes heard so far."""
         return self._trunk.time
 
-    def take_in(self, codes, weights):
+    def take_in(self, codes, sample_weight):
         """The pooled trunk of all codes so far; overwritten by the next call."""
         codes = np.asarray(codes)
-        if weights is not None:  # before the trunk moves on
-            row_weights("ClipClassifier.stream", weights, codes.shape, zero=True)
+        if sample_weight is not None:  # before the trunk moves on
+            row_weights("ClipClassifier.stream", sample_weight, codes.shape, zero=True)
         x = gated_stack.step_features(codes, self._trunk)
         inplace.relu(x)
         return pooling.step(
-            x, self._pooled, **self._attention, kind=self._kind, weights=weights, workspace=self._workspace
+            x, self._pooled, **self._attention, kind=self._kind, sample_weight=sample_weight, workspace=self._workspace
         )
 
     def reset(self):

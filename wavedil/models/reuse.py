@@ -115,10 +115,10 @@ class Reusable:
         return new
 
     def with_speakers(self, speakers, seed=0):
-        """A copy for more voices; those that it had sound as they did.
+        """A copy for more speakers; those that it had sound as they did.
 
-        A new voice starts as the mean of the others. In a model without voices the condition starts as zero, so all
-        voices begin as the model's one.
+        A new speaker starts as the mean of the others. In a model without speakers the condition starts as zero, so all
+        speakers begin as the model's one.
 
         Parameters
         ----------
@@ -133,16 +133,16 @@ class Reusable:
         """
         had = self.config.speakers
         if not had and self.config.condition_channels:
-            raise ConfigError("WaveNet.with_speakers: the model must have voices already, or no condition")
+            raise ConfigError("WaveNet.with_speakers: the model must have speakers already, or no condition")
         if checks.whole("WaveNet.with_speakers", "speakers", speakers) < had:
             raise ConfigError(f"WaveNet.with_speakers: speakers must be at least {had}, as before, got {speakers}")
         new = self._made(dataclasses.replace(self.config, speakers=int(speakers)), seed)
         new.params.load(self.params, strict=False)
         table = new.params["speaker.embedding"]
         if had:
-            voices = on_host(self.params["speaker.embedding"])
-            table[:had] = voices
-            table[had:] = voices.mean(axis=0)
+            known = on_host(self.params["speaker.embedding"])
+            table[:had] = known
+            table[had:] = known.mean(axis=0)
         else:  # the embedding's gradient waits for the weights to leave zero; theirs is there at once
             for i in range(len(self.config.dilations)):
                 new.params[f"blocks.{i}.condition.weight"][...] = 0

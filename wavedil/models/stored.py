@@ -1,14 +1,12 @@
 """How a model is written to a file and read from one: what all models share."""
 
 import os
-import zlib
 from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from wavedil.errors import CheckpointError, ConfigError, WavedilError
-from wavedil.ops.contract import on_host
 from wavedil.parameters import files
 from wavedil.parameters.store import Parameters
 
@@ -114,8 +112,8 @@ class StoredStreams(Stored):
         self._check_state("save_stream", state)
         tensors = {f"{self.rows_of}.{i}.history": rows for i, rows in enumerate(state.history())}
         about = {"kind": "stream", "config": self.config.to_dict(), "dtype": str(self.dtype), "time": state.time,
-                 "batch": state.batch, "weights": state.weights,
-                 "options": {"weights": state.storage} if getattr(state, "storage", None) else {}}  # fmt: skip
+                 "batch": state.batch, "params_checksum": state.params_checksum,
+                 "options": {"storage": state.storage} if getattr(state, "storage", None) else {}}  # fmt: skip
         files.write(path, tensors, about)
 
     def load_stream(self, path):
@@ -127,11 +125,10 @@ class StoredStreams(Stored):
             If the file is damaged, or its stream ran through a model of another config, dtype or other weights.
         """
         tensors, about = files.read(path, "stream")
-        weights = zlib.crc32(on_host(self.params.flat))
-        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "weights": weights}
+        mine = {"config": self.config.to_dict(), "dtype": str(self.dtype), "params_checksum": self.params.checksum()}
         for key, value in mine.items():
             if about.get(key) != value:
-                raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differ")
+                raise CheckpointError(f"{path}: the stream must have run through this model, but its {key} differs")
         for key, least in (("batch", 1), ("time", 0)):
             if type(about.get(key)) is not int or about[key] < least:
                 raise CheckpointError(f"{path}: {key} must be an integer from {least} up, got {about.get(key)!r}")
@@ -150,7 +147,7 @@ class StoredStreams(Stored):
 
     def _mark(self, state):
         """The state, which from now on knows the model that it was made for."""
-        state.made_for, state.weights = (self.config, self.dtype), zlib.crc32(on_host(self.params.flat))
+        state.made_for, state.params_checksum = (self.config, self.dtype), self.params.checksum()
         return state
 
     def _check_state(self, where, state):

@@ -160,7 +160,7 @@ class TCN(Model, StoredStreams):
         return self.config.loss in ("cross_entropy", "binary")
 
     # training -----------------------------------------------------------------------------------------------------
-    def loss(self, x, targets, weights=None):
+    def loss(self, x, targets, sample_weight=None):
         """Mean loss of the predictions, without dropout.
 
         Parameters
@@ -169,28 +169,28 @@ class TCN(Model, StoredStreams):
         targets : array
             ``(B, T)`` ints for ``cross_entropy``, else ``(B, T, outputs)`` floats; without the axis of time for the
             head ``"last"``.
-        weights : (B, T) or (B,) array, optional
+        sample_weight : (B, T) or (B,) array, optional
             How much each prediction counts.
 
         Returns
         -------
         float
-            ``sum(weights * loss) / sum(weights)``; the mean over the outputs of a regression.
+            ``sum(sample_weight * loss) / sum(sample_weight)``; the mean over the outputs of a regression.
 
         Raises
         ------
         ShapeError, DTypeError
             If an argument does not fit; the message says what was expected and what came.
         """
-        weights_now, _ = self._effective()
-        return tcn_stack.loss(weights_now, x, targets, weights, **self._settings(), **self._delta())
+        effective, _ = self._effective()
+        return tcn_stack.loss(effective, x, targets, sample_weight, **self._settings(), **self._delta())
 
-    def loss_and_grads(self, x, targets, weights=None, into=None, *, needs=None):
+    def loss_and_grads(self, x, targets, sample_weight=None, into=None, *, needs=None):
         """The loss under dropout, and its gradient with respect to every parameter.
 
         Parameters
         ----------
-        x, targets, weights
+        x, targets, sample_weight
             As in `loss`.
         into : Parameters, optional
             Gradients are added to it (``+=``).
@@ -222,8 +222,9 @@ class TCN(Model, StoredStreams):
                 target[name] = grads[name]
                 wanted.append(name)
         result = tcn_stack.loss_and_grads(
-            effective, x, targets, weights, target, **self._settings(), **self._delta(), dropout=dropout, needs=wanted
-        )
+            effective, x, targets, sample_weight, target, **self._settings(), **self._delta(), dropout=dropout,
+            needs=wanted,
+        )  # fmt: skip
         for name in wanted:
             if name in saved:
                 parts = norm.Grads(*(grads[n] if n in needs else None for n in (f"{name}_v", f"{name}_g")), None)

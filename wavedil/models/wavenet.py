@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from wavedil import checks
-from wavedil.errors import ConfigError, ShapeError
+from wavedil.errors import ConfigError
 from wavedil.models.base import Model
 from wavedil.models.reuse import Reusable
 from wavedil.models.stored import StoredStreams
 from wavedil.models.wavenet_config import WaveNetConfig
+from wavedil.models.wavenet_inputs import Inputs
 from wavedil.ops import contract, gated_stack, inplace
 from wavedil.ops.contract import on_host
+from wavedil.ops.gated_stack.arguments import checked_draw
 
 
 class SavedFeatures(NamedTuple):
@@ -25,7 +27,7 @@ class SavedFeatures(NamedTuple):
     speaker: np.ndarray | None
 
 
-class WaveNet(Reusable, Model, StoredStreams):
+class WaveNet(Inputs, Reusable, Model, StoredStreams):
     """A WaveNet: ``logits[:, t]`` predicts ``codes[:, t + 1]`` from ``codes[:, : t + 1]``.
 
     The equations and the parameters' names and shapes are those of `wavedil.ops.gated_stack`; with speakers there
@@ -81,58 +83,71 @@ class WaveNet(Reusable, Model, StoredStreams):
         return f"WaveNet({len(c.dilations)} blocks, {self.params.count:,} parameters, field {self.receptive_field})"
 
     # training -----------------------------------------------------------------------------------------------------
-    def loss(self, codes, weights=None, *, condition=None, speaker=None):
+    def loss(self, codes, sample_weight=None, *, condition=None, speaker=None):
         """Mean nats of each code given those before it; the memory needed does not grow with the length.
 
         Parameters
         ----------
         codes : (B, T + 1) array of ints in [0, classes)
-        weights : (B, T) array, optional
+        sample_weight : (B, T) array, optional
             How much each predicted code counts.
 
         Returns
         -------
         float
-            ``sum(weights * nats) / sum(weights)``
+            ``sum(sample_weight * nats) / sum(sample_weight)``
 
         Raises
         ------
         ShapeError, DTypeError, ConfigError
             If an argument does not fit; the message says what was expected and what came.
         """
-        condition = self._conditioning("loss", codes, condition, speaker, extra=1)
+        codes = self._codes("loss", codes, extra=1)
+        condition = self._conditioning("loss", len(codes), codes.shape[1] - 1, condition, speaker)
         return gated_stack.loss(
-            self.params, codes, None, weights, network=self.network, condition=condition, threads=self.threads
+            self.params, codes, None, sample_weight, network=self.network, condition=condition, threads=self.threads
         )
 
-    def loss_and_grads(self, codes, weights=None, into=None, *, condition=None, speaker=None, needs=None):
+    def loss_and_grads(self, codes, sample_weight=None, into=None, *, condition=None, speaker=None, needs=None,
+                       condition_gradient=False):  # fmt: skip
         """The loss and its gradient with respect to every parameter, or to those that are needed.
 
         Parameters
         ----------
-        codes, weights
+        codes, sample_weight
             As in `loss`.
         into : Parameters, optional
             Gradients are added to it (``+=``).
         needs : collection of str, optional
             Names of the parameters whose gradients are wanted; None: all. The others are neither computed, where that
             saves time, nor touched in ``into``, which may lack them.
+        condition_gradient : bool
+            Return the gradient of ``condition`` as well, for a network in front of this one that makes it.
 
         Returns
         -------
         loss : float
         grads : Parameters
             Names and layout of ``params``, or of what is needed of them: ``into`` if given, else fresh.
+        dcondition : array like ``condition``
+            Only with ``condition_gradient=True``.
         """
-        condition = self._conditioning("loss_and_grads", codes, condition, speaker, extra=1)
+        if condition_gradient and condition is None:
+            raise ConfigError("WaveNet.loss_and_grads: condition_gradient must be False without a condition, got True")
+        codes = self._codes("loss_and_grads", codes, extra=1)
+        condition = self._conditioning("loss_and_grads", len(codes), codes.shape[1] - 1, condition, speaker)
         grads, stack_needs = self._gradients("loss_and_grads", into, needs)
+        with_speakers = needs is None or "speaker.embedding" in needs
+        if condition_gradient:
+            stack_needs |= {"condition"}
         result = gated_stack.loss_and_grads(
-            self.params, codes, None, weights, grads, network=self.network, condition=condition,
+            self.params, codes, None, sample_weight, grads, network=self.network, condition=condition,
             recompute=self.recompute, half_activations=self._half, needs=stack_needs, workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip
-        self._add_speakers(grads, speaker, result.condition)
-        return result.loss, grads
+        if with_speakers:
+            self._add_speakers(grads, speaker, result.condition)
+        return (result.loss, grads, on_host(result.condition)) if condition_gradient else (result.loss, grads)
 
     # features: the trunk without its head -----------------------------------------------------------------------------
     def features(self, codes, *, condition=None, speaker=None):
@@ -144,9 +159,10 @@ class WaveNet(Reusable, Model, StoredStreams):
         ----------
         codes : (B, T) array of ints in [0, classes)
         """
-        condition = self._conditioning("features", codes, condition, speaker)
+        codes = self._codes("features", codes)
+        condition = self._conditioning("features", len(codes), codes.shape[1], condition, speaker)
         skips, _ = gated_stack.forward(
-            self.params, np.asarray(codes), network=self.network.without_head(), condition=condition, needs=(),
+            self.params, codes, network=self.network.without_head(), condition=condition, needs=(),
             threads=self.threads,
         )  # fmt: skip
         return on_host(skips)
@@ -194,10 +210,10 @@ class WaveNet(Reusable, Model, StoredStreams):
         >>> bool(mse < 0.5 * first)
         True
         """
-        condition = self._conditioning("forward_features", codes, condition, speaker)
+        codes = self._codes("forward_features", codes)
+        condition = self._conditioning("forward_features", len(codes), codes.shape[1], condition, speaker)
         names = self._trunk_needs("forward_features", needs)
         for_stack = {"condition" if name == "speaker.embedding" else name for name in names}
-        codes = np.asarray(codes)
         shape = (*codes.shape, self.config.skip_channels)
         out = contract.empty(None, "skips", shape, self.dtype, self.params["input.embedding"])
         skips, saved = gated_stack.forward(
@@ -243,25 +259,25 @@ class WaveNet(Reusable, Model, StoredStreams):
 
     def logits(self, codes, *, condition=None, speaker=None):
         """Scores of every code after each code, (B, T, classes): ``[:, t]`` predicts ``codes[:, t + 1]``."""
-        codes = np.asarray(codes)
+        codes = self._codes("logits", codes)
         return self.stream(codes, self.init_stream(len(codes)), condition=condition, speaker=speaker)
 
     # streams --------------------------------------------------------------------------------------------------------
-    def init_stream(self, batch=1, weights=None):
+    def init_stream(self, batch=1, storage=None):
         """State of so many streams that begin with silence, for `stream`.
 
-        The state keeps the parameters as they are now: a stream that is under way does not change its voice when
+        The state keeps the parameters as they are now: a stream that is under way sounds as it did when
         training goes on. It is the caller's: it can be copied (``copy()``) and reset (``reset()``).
 
         Parameters
         ----------
         batch : int
-        weights : {None, "float16", "int8"}
+        storage : {None, "float16", "int8"}
             Store the convolutions' weights in a half or a quarter of the bytes, rounded (see
             `wavedil.kernels.storage`): faster where the weights do not fit the caches. For float32 on the CPU.
         """
         state = gated_stack.init_state(
-            self.params, batch, network=self.network, threads=self.threads, storage=weights
+            self.params, batch, network=self.network, threads=self.threads, storage=storage
         )
         return self._mark(state)
 
@@ -278,8 +294,9 @@ class WaveNet(Reusable, Model, StoredStreams):
             Global, or local for these n codes.
         """
         self._check_state("stream", state)
-        condition = self._conditioning("stream", codes, condition, speaker, first=state.time)
-        return on_host(gated_stack.step(np.asarray(codes), state, condition))
+        codes = self._codes("stream", codes, batch=state.batch)
+        condition = self._conditioning("stream", len(codes), codes.shape[1], condition, speaker, first=state.time)
+        return on_host(gated_stack.step(codes, state, condition))
 
     def stream_features(self, codes, state, *, condition=None, speaker=None):
         """Features (B, n, S) of n more codes, as `features` would give them in one piece; else like `stream`.
@@ -287,11 +304,13 @@ class WaveNet(Reusable, Model, StoredStreams):
         Both may take turns on one state, which counts each code that either of them is given.
         """
         self._check_state("stream_features", state)
-        condition = self._conditioning("stream_features", codes, condition, speaker, first=state.time)
-        return on_host(gated_stack.step_features(np.asarray(codes), state, condition))
+        codes = self._codes("stream_features", codes, batch=state.batch)
+        rows = codes.shape[1]
+        condition = self._conditioning("stream_features", len(codes), rows, condition, speaker, first=state.time)
+        return on_host(gated_stack.step_features(codes, state, condition))
 
     def generate(self, n, batch=1, seed=0, temperature=1.0, primer=None, *, top_k=None, top_p=None, condition=None,
-                 speaker=None, weights=None, progress=None):  # fmt: skip
+                 speaker=None, storage=None, progress=None):  # fmt: skip
         """Draw n codes for each of ``batch`` streams, one after the other.
 
         A draw depends only on the seed, the number of its stream and the time, so a stream comes out the same whatever
@@ -315,7 +334,7 @@ class WaveNet(Reusable, Model, StoredStreams):
             Global, or for each code that is fed (those of the primer and all that are drawn but the last), or frames
             for so many.
         speaker : int or (B,) array of ints, optional
-        weights : {None, "float16", "int8"}
+        storage : {None, "float16", "int8"}
             As in `init_stream`.
         progress : callable, optional
             ``progress(done, n)``, now and then.
@@ -329,19 +348,15 @@ class WaveNet(Reusable, Model, StoredStreams):
         DivergedError
             If the logits are not finite; the message names the step.
         """
-        batch = checks.whole("WaveNet.generate", "batch", batch)
-        if primer is None:
-            primer = np.full((batch, 1), self.config.classes // 2)
-        primer = np.asarray(primer)
-        if primer.ndim == 1:
-            primer = np.broadcast_to(primer, (batch, len(primer)))
-        if primer.ndim != 2 or len(primer) != batch or primer.shape[1] < 1:
-            raise ShapeError(f"WaveNet.generate: primer must be ({batch}, m) with m of at least 1, got {primer.shape}")
+        where = "WaveNet.generate"
+        batch, n = checks.whole(where, "batch", batch), checks.whole(where, "n", n, 0)
+        checked_draw(where, self.config.classes, seed, temperature, top_k, top_p)
+        primer = self._primer(where, primer, batch)
         if speaker is not None and np.ndim(speaker) == 0:
             speaker = np.full(batch, speaker)
-        n, before = checks.whole("WaveNet.generate", "n", n, 0), primer.shape[1] - 1
-        condition = self._conditioning("generate", primer, condition, speaker, rows=before + max(n, 1))
-        state = self.init_stream(batch, weights)
+        before = primer.shape[1] - 1
+        condition = self._conditioning("generate", batch, before + max(n, 1), condition, speaker)
+        state = self.init_stream(batch, storage)
         if before:
             local = gated_stack.part_of_condition(condition, self.network, 0, 0, before)
             gated_stack.step(primer[:, :-1], state, local)
@@ -378,61 +393,6 @@ class WaveNet(Reusable, Model, StoredStreams):
         """The gradient of the speakers' embeddings += that of their condition, if it was needed."""
         if speaker is not None and dcondition is not None:
             inplace.add_rows(grads["speaker.embedding"], np.asarray(speaker), dcondition, self._workspace)
-
-    def _conditioning(self, where, codes, condition, speaker, extra=0, rows=None, first=0):
-        """The one condition that the stack sees, on its device: the given one, the speakers' embeddings, or a sum.
-
-        It is that of so many rows (default: one for each code, but for ``extra`` ones), from row number ``first`` on.
-        """
-        codes = np.asarray(codes)
-        if codes.ndim != 2:
-            raise ShapeError(f"WaveNet.{where}: codes must be (B, T{' + 1' if extra else ''}), got {codes.shape}")
-        rows = codes.shape[1] - extra if rows is None else rows
-        condition = self._checked_condition(where, len(codes), rows, first, condition)
-        condition = self._with_speaker(where, len(codes), rows, first, condition, speaker)
-        if condition is None or self.device == "cpu":
-            return condition
-        return self.params.flat.engine.array(condition)
-
-    def _checked_condition(self, where, batch, rows, first, condition):
-        c, where = self.config, f"WaveNet.{where}"
-        if condition is None:
-            if c.condition_channels and not c.speakers:
-                raise ConfigError(f"{where}: condition must be given, as condition_channels is {c.condition_channels}")
-            return None
-        if not c.condition_channels:
-            raise ConfigError(f"{where}: condition must be None, as condition_channels is 0, got one")
-        condition = np.asarray(on_host(condition), self.dtype)
-        shapes = [(batch, c.condition_channels), (batch, max(rows, 1), c.condition_channels)]
-        if c.condition_hop:
-            frames = self.network.condition.frames(max(rows, 1), first)
-            shapes = [(batch, frames, c.condition_channels)]
-        if condition.shape not in shapes:
-            wanted = " or ".join(map(str, shapes)) + f" (frames, one every {c.condition_hop})" * bool(c.condition_hop)
-            raise ShapeError(f"{where}: condition must be {wanted}, got {condition.shape}")
-        return condition
-
-    def _with_speaker(self, where, batch, rows, first, condition, speaker):
-        """The condition with the speakers' embeddings, if the model has speakers."""
-        c, where = self.config, f"WaveNet.{where}"
-        if not c.speakers:
-            if speaker is not None:
-                raise ConfigError(f"{where}: speaker must be None, as the model has no speakers, got {speaker!r}")
-            return condition
-        if speaker is None:
-            raise ConfigError(f"{where}: speaker must be given, as the model has {c.speakers}")
-        speaker = np.asarray(speaker)
-        if speaker.dtype.kind not in "iu" or speaker.shape != (batch,):
-            raise ShapeError(f"{where}: speaker must be ({batch},) integers, got {speaker.shape} {speaker.dtype}")
-        if speaker.min() < 0 or speaker.max() >= c.speakers:
-            raise ShapeError(f"{where}: speaker must lie in [0, {c.speakers}), got {speaker.tolist()}")
-        embedded = on_host(self.params["speaker.embedding"])[speaker]
-        if condition is None and c.condition_hop:
-            frames = self.network.condition.frames(max(rows, 1), first)
-            return np.repeat(embedded[:, None], frames, axis=1)
-        if condition is None:
-            return embedded
-        return condition + (embedded if condition.ndim == 2 else embedded[:, None])
 
 
 def _shapes(c):

@@ -316,36 +316,36 @@ def number(array):
     return float(on_host(array)[0])
 
 
-def row_weights(where, weights, shape, *, axis=None, zero=False):
+def row_weights(where, sample_weight, shape, *, axis=None, zero=False):
     """Weights of rows as a NumPy array, and their sums (along an axis, or of all), after checks.
 
     They are numbers or booleans of this shape, finite and at least 0; a sum is above 0, but where ``zero`` lets it be.
     Those on a device are waited for.
     """
-    weights = _seen(where, "weights", on_host(weights), "an array of numbers")
-    if weights.dtype.kind not in "fiub":
-        raise DTypeError(f"{where}: weights must be an array of numbers, got {weights.dtype}")
-    if weights.shape != tuple(shape):
-        raise ShapeError(f"{where}: weights must be {spell(shape)}, got {weights.shape}")
-    totals = weights.sum(axis, dtype=np.float64)
-    if not (weights.min() >= 0 and np.isfinite(totals).all() and (zero or np.min(totals) > 0)):
+    sample_weight = _seen(where, "sample_weight", on_host(sample_weight), "an array of numbers")
+    if sample_weight.dtype.kind not in "fiub":
+        raise DTypeError(f"{where}: sample_weight must be an array of numbers, got {sample_weight.dtype}")
+    if sample_weight.shape != tuple(shape):
+        raise ShapeError(f"{where}: sample_weight must be {spell(shape)}, got {sample_weight.shape}")
+    totals = sample_weight.sum(axis, dtype=np.float64)
+    if not (sample_weight.min() >= 0 and np.isfinite(totals).all() and (zero or np.min(totals) > 0)):
         wanted = "" if zero else " and not all 0" if axis is None else " and not all 0 in an item"
         raise ShapeError(
-            f"{where}: weights must be finite, at least 0{wanted}, got a least of {weights.min()} "
+            f"{where}: sample_weight must be finite, at least 0{wanted}, got a least of {sample_weight.min()} "
             f"and a sum of {np.min(totals)}"
         )
-    return weights, totals
+    return sample_weight, totals
 
 
-def shares(where, weights, out, parts=1):
-    """Fill ``out`` with the weights of rows, divided by ``parts`` times their sum; None: all the same. Returns it."""
-    if weights is None:
+def shares(where, sample_weight, out, parts=1):
+    """Fill ``out`` with the rows' weights, divided by ``parts`` times their sum; None: all the same. Returns it."""
+    if sample_weight is None:
         out.fill(1 / (parts * out.size))
     elif is_device_array(out):
-        out.set(shares(where, weights, np.empty(out.shape, out.dtype), parts))
+        out.set(shares(where, sample_weight, np.empty(out.shape, out.dtype), parts))
     else:
-        weights, total = row_weights(where, weights, out.shape)
-        np.divide(weights, parts * float(total), out=out, casting="same_kind")
+        sample_weight, total = row_weights(where, sample_weight, out.shape)
+        np.divide(sample_weight, parts * float(total), out=out, casting="same_kind")
     return out
 
 

@@ -1,5 +1,6 @@
 """Parameters: named arrays that are views of one flat buffer, so that an optimizer sees a single vector."""
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -141,6 +142,10 @@ class Parameters(Mapping):
         other = self.like()
         other.flat[:] = self.flat
         return other
+
+    def checksum(self) -> int:
+        """The CRC-32 of all values: which parameters a stream or a fine-tuned run began with."""
+        return zlib.crc32(on_host(self.flat))
 
     def __copy__(self):
         return self.copy()

@@ -13,7 +13,7 @@ run       `Run`, a folder with a model and what is known of it
 settings  presets, TOML files, and how they are merged
 data      the clips that settings name
 train     begin a run or go on with one
-finetune  adapt a run to another voice; before and after
+finetune  adapt a run to another speaker; before and after
 sample    sound, and the pictures of a run
 summary   layers, arithmetic and memory of a model; what a loss means, in words
 """

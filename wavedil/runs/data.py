@@ -1,4 +1,4 @@
-"""The clips that settings name: a folder, the bundled speech, or one voice of it."""
+"""The clips that settings name: a folder, the bundled speech, or one speaker of it."""
 
 import dataclasses
 from pathlib import Path
@@ -15,21 +15,21 @@ def clips(wanted: DataSettings, speakers=()):
     ----------
     wanted : DataSettings
     speakers : sequence of str
-        Names of the model's voices; ``wanted.voice``, if set, says which of them all clips are of.
+        Names of the model's speakers; ``wanted.speaker``, if set, says which of them all clips are of.
 
     Raises
     ------
     DataError
         The folder does not exist or holds no audio.
     ConfigError
-        There is no such bundled voice, or no such speaker of the model.
+        There is no such bundled speaker, or no such speaker of the model.
     """
     found = _folder(wanted)
-    return found.as_speaker(wanted.voice, speakers) if wanted.voice else found
+    return found.as_speaker(wanted.speaker, speakers) if wanted.speaker else found
 
 
 def name(folder: str) -> str:
-    """What a folder of clips is called: the voice, if a voice has one."""
+    """What a folder of clips is called: the speaker's name, if it is one speaker's."""
     return Path(folder.removeprefix(f"{BUNDLED}:")).name
 
 

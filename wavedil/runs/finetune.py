@@ -1,13 +1,11 @@
-"""Adapt a run to another voice, and tell what that brought, and what it cost the old voice."""
+"""Adapt a run to another speaker, and tell what that brought, and what it cost the old speaker."""
 
 import dataclasses
 import os
-import zlib
 from dataclasses import dataclass
 
 from wavedil import audio
 from wavedil.errors import CheckpointError, ConfigError
-from wavedil.ops.contract import on_host
 from wavedil.parameters import files
 from wavedil.runs import data, settings
 from wavedil.runs.run import Run, check_new
@@ -22,9 +20,9 @@ class Comparison:
     Attributes
     ----------
     rows : dict
-        ``"new voice"`` and ``"old voice"``, as far as they were measured: bits per sample (before, after).
+        ``"new speaker"`` and ``"old speaker"``, as far as they were measured: bits per sample (before, after).
     curve : list of (step, bits)
-        Validation loss of the new voice; step 0 is the pretrained model.
+        Validation loss of the new speaker; step 0 is the pretrained model.
     """
 
     rows: dict
@@ -39,7 +37,7 @@ def collect(parent: Run, folder, config=None, *, freeze=(), lr_scale=(), lora=No
     parent : Run
         To start from.
     folder : path-like
-        With audio of the new voice; or ``"bundled:it"``, ``"bundled:ru"``.
+        With audio of the new speaker; or ``"bundled:it"``, ``"bundled:ru"``.
     config : path-like, optional
         TOML file with the tables ``[train]``, ``[data]`` and ``[finetune]``.
     freeze : sequence of str
@@ -62,7 +60,7 @@ def collect(parent: Run, folder, config=None, *, freeze=(), lr_scale=(), lora=No
     if not model.is_file():
         raise CheckpointError(f"{parent.path} holds no trained model: there is no {model}")
     if parent.kind != "WaveNet":
-        raise ConfigError(f"{parent.path}: fine-tuning to a voice needs a WaveNet, got a {parent.kind}")
+        raise ConfigError(f"{parent.path}: fine-tuning to a speaker needs a WaveNet, got a {parent.kind}")
     name, tables = settings.read_toml(config) if config else ("", {})
     _check_kept(parent, name, tables)
     recipe = {"freeze": list(freeze), "lr_scale": [list(pair) for pair in lr_scale], "lora": lora and {"rank": lora}}
@@ -99,7 +97,7 @@ def _recipe(wanted):
         raise ConfigError(f"[finetune] {error}") from error
 
 
-def start(path, parent: Run, wanted: settings.Settings, *, voice: str | None = None, eval_old=None, resample=False,
+def start(path, parent: Run, wanted: settings.Settings, *, speaker: str | None = None, eval_old=None, resample=False,
           threads: int | None = None, device: str = "cpu", timed: bool = False) -> Training:  # fmt: skip
     """Begin a run from the model of another; `measure_before` comes next, then ``fit``.
 
@@ -110,10 +108,10 @@ def start(path, parent: Run, wanted: settings.Settings, *, voice: str | None = N
     parent : Run
     wanted : Settings
         From `collect`.
-    voice : str, optional
-        Name of the new voice, if the parent has several; one that it knows goes on. Default: name of the folder.
+    speaker : str, optional
+        Name of the new speaker, if the parent has several; one that it knows goes on. Default: name of the folder.
     eval_old : path-like, optional
-        Folder with the old voice. Of the folder that the parent was trained on, the held-out clips count.
+        Folder with the old speaker. Of the folder that the parent was trained on, the held-out clips count.
     resample : bool
         Accept audio of another sample rate than the model's.
     threads, device, timed
@@ -131,18 +129,18 @@ def start(path, parent: Run, wanted: settings.Settings, *, voice: str | None = N
         raise ConfigError(f"{parent.path} has {model.config.classes} classes ({model.config.codec}), audio has the 256 "
                           "of mu-law: another head is made in Python, by model.with_head(classes=256)")  # fmt: skip
     origin = {"run": os.path.abspath(parent.path), "step": model.about["step"],
-              "weights": zlib.crc32(on_host(model.params.flat)), "settings": parent.settings.to_dict()}  # fmt: skip
+              "params_checksum": model.params.checksum(), "settings": parent.settings.to_dict()}  # fmt: skip
     eval_old = None if eval_old is None else settings.whole_path(eval_old)
     kept = _old_clips(eval_old, parent.settings, parent.speakers, resample)
     speakers = list(parent.speakers)
     if speakers:
-        voice = voice or data.name(wanted.data.folder)
-        if voice not in speakers:
-            speakers.append(voice)
+        speaker = speaker or data.name(wanted.data.folder)
+        if speaker not in speakers:
+            speakers.append(speaker)
             model = model.with_speakers(len(speakers), seed=t.seed)
-        wanted = dataclasses.replace(wanted, data=dataclasses.replace(wanted.data, voice=voice))
-    elif voice:
-        raise ConfigError(f"--voice {voice}: {parent.path} has only one voice, which is replaced")
+        wanted = dataclasses.replace(wanted, data=dataclasses.replace(wanted.data, speaker=speaker))
+    elif speaker:
+        raise ConfigError(f"--speaker {speaker}: {parent.path} has only one speaker, which is replaced")
     clips = data.clips(wanted.data, speakers)
     data.check_rates(clips.audit, resample)
     trainer = new_trainer(path, t, model, clips, _recipe(wanted))
@@ -152,7 +150,7 @@ def start(path, parent: Run, wanted: settings.Settings, *, voice: str | None = N
 
 
 def measure_before(training: Training) -> dict:
-    """Bits per sample of the ``new`` and the ``old`` voice before anything was learned, which the run remembers."""
+    """Bits per sample of the ``new`` and the ``old`` speaker before anything was learned, which the run remembers."""
     run, trainer = training.run, training.trainer
     run.before = {"new": trainer.validate() if run.baselines else None, "old": _old(training)}
     run.save()
@@ -160,7 +158,7 @@ def measure_before(training: Training) -> dict:
 
 
 def compare(training: Training) -> Comparison:
-    """Measure both voices after fine-tuning; the run remembers it."""
+    """Measure both speakers after fine-tuning; the run remembers it."""
     run = training.run
     curve = run.losses()[1]
     if training.old_clips is None:  # the run was resumed
@@ -169,7 +167,7 @@ def compare(training: Training) -> Comparison:
     run.after = {"new": curve[-1][1] if curve else None, "old": _old(training)}
     run.save()
     before = run.before or {"new": None, "old": None}
-    rows = {f"{key} voice": (before[key], run.after[key]) for key in run.after
+    rows = {f"{key} speaker": (before[key], run.after[key]) for key in run.after
             if None not in (before[key], run.after[key])}  # fmt: skip
     return Comparison(rows, curve)
 
@@ -179,20 +177,20 @@ def _old(training):
 
 
 def _old_clips(folder, parent, speakers, resample):
-    """Clips of the old voice: held-out ones where the model was trained on that folder or it is bundled, else all."""
+    """Clips of the old speaker: held-out ones where the model was trained on that folder or it is bundled, else all."""
     if folder is None:
         return None
     wanted = parent.data
     if folder != wanted.folder:
         held_out = 0.0 if os.path.isabs(folder) else wanted.validation
-        wanted = dataclasses.replace(wanted, folder=folder, voice="", validation=held_out, speakers=bool(speakers))
+        wanted = dataclasses.replace(wanted, folder=folder, speaker="", validation=held_out, speakers=bool(speakers))
     clips = data.clips(wanted, speakers)
     data.check_rates(clips.audit, resample)
     names = clips.speakers or (data.name(folder),)
     unknown = [name for name in names if speakers and name not in speakers]
     if unknown:
-        raise ConfigError(f"--eval-old {folder}: folders must be voices that the model knows ({', '.join(speakers)}), "
-                          f"got {', '.join(unknown)}")  # fmt: skip
+        raise ConfigError(f"--eval-old {folder}: folders must be speakers that the model knows "
+                          f"({', '.join(speakers)}), got {', '.join(unknown)}")  # fmt: skip
     kept = [(name, codes, speakers.index(names[speaker or 0]) if speakers else None)
             for name, codes, speaker in clips.validation_clips() or clips.train_clips()]  # fmt: skip
     return audio.Clips((), kept, clips.sample_rate, speakers=speakers)

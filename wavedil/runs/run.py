@@ -33,17 +33,17 @@ class Run:
     path : Path
     settings : Settings
     speakers : list of str
-        Names of the voices, in the order of their numbers; empty if the model tells no voices apart.
+        Names of the speakers, in the order of their numbers; empty if the model tells no speakers apart.
     baselines : dict or None
         Bits per sample that simple predictors need for the validation clips: ``uniform, order0, order1, flac``.
     reproducible : bool
         False if a time limit was given: then the same seed may give another model.
     parent : dict or None
-        Of a fine-tuned run, where it began: ``run`` (a path), ``step``, ``weights`` (a checksum) and ``settings``.
+        Of a fine-tuned run, where it began: ``run`` (a path), ``step``, ``params_checksum`` and ``settings``.
     eval_old : str or None
-        Folder with the old voice, of which the run tells how much is forgotten.
+        Folder with the old speaker, of which the run tells how much is forgotten.
     before, after : dict or None
-        Bits per sample of the ``new`` and the ``old`` voice, before and after fine-tuning; None where not measured.
+        Bits per sample of the ``new`` and the ``old`` speaker, before and after fine-tuning; None where not measured.
     """
 
     path: Path
@@ -142,20 +142,20 @@ class Run:
         return models.load(self.path / checkpoint.MODEL, device=device, **options)
 
     def speaker(self, name: str | None = None) -> int | None:
-        """The number of a voice by its name; without a name that of the run's own voice, None if it has no voices.
+        """The number of a speaker by its name; without a name that of the run's own, None if it has no speakers.
 
-        The own voice is the one that fine-tuning taught, else the first.
+        The own speaker is the one that fine-tuning taught, else the first.
 
         Raises
         ------
         ConfigError
-            The run has no such voice.
+            The run has no such speaker.
         """
         if not self.speakers:
             if name is not None:
-                raise ConfigError(f"{self.path}: speaker {name!r}: this model has only one voice")
+                raise ConfigError(f"{self.path}: speaker {name!r}: this model has only one speaker")
             return None
-        name = name or self.settings.data.voice or self.speakers[0]
+        name = name or self.settings.data.speaker or self.speakers[0]
         return self.speakers.index(checks.one_of(self.path, "speaker", name, self.speakers))
 
     def metrics(self) -> list[dict]:

@@ -40,7 +40,7 @@ def generate(
         Samples at the model's rate to go on from; they are not part of the result.
     temperature : float
     options
-        As of `wavedil.WaveNet.generate`: ``seed, speaker, top_k, top_p, weights, progress``.
+        As of `wavedil.WaveNet.generate`: ``seed, speaker, top_k, top_p, storage, progress``.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def generate(
 def illustrate(training: Training, progress=None) -> None:
     """Write ``loss.png``, ``sample.wav`` and ``spectrogram.png``: what a person looks at first.
 
-    The sample is of the run's own voice, made on the device that the model trained on.
+    The sample is of the run's own speaker, made on the device that the model trained on.
 
     Parameters
     ----------
@@ -71,10 +71,10 @@ def illustrate(training: Training, progress=None) -> None:
     trained = model(run, training.trainer.model.device)
     made = generate(trained, SAMPLE_SECONDS, seed=0, speaker=speaker, progress=progress)
     audio.write_audio(run.path / "sample.wav", made, rate)
-    voice = f", voice {run.speakers[speaker]}" if speaker is not None else ""
+    spoken = f", speaker {run.speakers[speaker]}" if speaker is not None else ""
     name, codes = _like(training.clips, speaker, SAMPLE_SECONDS * rate)
     pictures = [(f"real: {name}", audio.mulaw_decode(codes)),
-                (f"generated: temperature {SAMPLE_TEMPERATURE}, seed 0{voice}", made)]  # fmt: skip
+                (f"generated: temperature {SAMPLE_TEMPERATURE}, seed 0{spoken}", made)]  # fmt: skip
     report.spectrogram_page(run.path / "spectrogram.png", pictures, rate, title=title)
 
 
@@ -84,7 +84,7 @@ def named(baselines: dict | None) -> dict:
 
 
 def _like(clips, speaker, samples):
-    """Name and codes of the clip of that voice whose length is nearest; a held-out one, if there are any."""
+    """Name and codes of the clip of that speaker whose length is nearest; a held-out one, if there are any."""
     known = clips.validation_clips() or clips.train_clips()
     known = [clip for clip in known if clip[2] == speaker] or clips.train_clips()
     return min(known, key=lambda clip: abs(len(clip[1]) - samples))[:2]

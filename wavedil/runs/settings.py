@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from wavedil import checks
 from wavedil.errors import ConfigError
 
-BUNDLED = "bundled"  # the speech that comes with wavedil; bundled:it and bundled:ru are one voice of it
+BUNDLED = "bundled"  # the speech that comes with wavedil; bundled:it and bundled:ru are one speaker of it
 SCHEDULES = ("cosine", "exponential", "constant")
 MAY_BE_0 = "warmup", "patience", "seed"  # all other integers are at least 1
 # All presets count steps, never minutes: the same seed gives the same model on the same type of machine.
@@ -71,17 +71,17 @@ class TrainSettings:
 class DataSettings:
     """The table `[data]`."""
 
-    folder: str = ""  # empty: the bundled clips; bundled:NAME: one voice of them
+    folder: str = ""  # empty: the bundled clips; bundled:NAME: one speaker of them
     sample_rate: int = 8000  # Hz
     validation: float = 0.1  # share of the clips that is held out (the bundled clips have a fixed list)
-    speakers: bool = False  # each subfolder of `folder` is a voice (the bundled clips always know their two)
+    speakers: bool = False  # each subfolder of `folder` is a speaker (the bundled clips always know their two)
     seed: int = 0  # of the split
-    voice: str = ""  # fine-tuning a model of several voices: all clips are of this one
+    speaker: str = ""  # fine-tuning a model of several speakers: all clips are of this one
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All tables; `model` is a plain dict until the data says the sample rate and the number of voices."""
+    """All tables; `model` is a plain dict until the data says the sample rate and the number of speakers."""
 
     model: dict
     train: TrainSettings

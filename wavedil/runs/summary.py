@@ -86,7 +86,7 @@ def layers(model) -> list[Layer]:
     each = len(dilations) // len(config.dilations)
     rows, field = [], 1
     for key in sorted(sizes, key=lambda key: key != "speaker"):  # first the speaker, which sees no samples
-        what = {"speaker": f"{getattr(config, 'speakers', 0)} voices", "input": "embedding"}.get(key, "1 x 1")
+        what = {"speaker": f"{getattr(config, 'speakers', 0)} speakers", "input": "embedding"}.get(key, "1 x 1")
         if key.startswith("blocks."):
             dilation = config.dilations[int(key.partition(".")[2])]
             field += each * (kernel - 1) * dilation
@@ -105,7 +105,7 @@ def _convolutions(model):
 def forward_flops(shapes: dict) -> int:
     """Floating point operations of one output sample's forward pass; a multiply-add is two.
 
-    Matrix products only: lookups, gates and sums are few beside them, and a voice is projected once a clip.
+    Matrix products only: lookups, gates and sums are few beside them, and a speaker is projected once a clip.
     """
     return sum(2 * math.prod(shape) for name, shape in shapes.items()
                if name.endswith((".weight", ".weight_v")) and not name.endswith(".condition.weight"))  # fmt: skip

@@ -25,7 +25,7 @@ class Training:
     total : int
         Steps that the run is to have in the end.
     old_clips : Clips or None
-        Of the old voice, if fine-tuning is to tell how much of it is forgotten.
+        Of the old speaker, if fine-tuning is to tell how much of it is forgotten.
     """
 
     run: Run

@@ -62,7 +62,7 @@ class Predictor:
         From `model.init_stream`, `model.load_stream` or another predictor, to go on with.
     last : int, optional
         The code that came last before this state; silence by default.
-    weights : {None, "float16", "int8"}
+    storage : {None, "float16", "int8"}
         As in `model.init_stream`; not together with a state, which has its own.
 
     Attributes
@@ -77,11 +77,11 @@ class Predictor:
         If the model's codes are not those of audio, or it needs another speaker or condition.
     """
 
-    def __init__(self, model, *, speaker=None, condition=None, state=None, last=None, weights=None):
-        if state is not None and weights is not None:
-            raise ConfigError(f"Predictor: weights must be None with a state, which has its own, got {weights!r}")
+    def __init__(self, model, *, speaker=None, condition=None, state=None, last=None, storage=None):
+        if state is not None and storage is not None:
+            raise ConfigError(f"Predictor: storage must be None with a state, which has its own, got {storage!r}")
         self.last = _silence(model) if last is None else last
-        self.state, self._condition = _begin(model, state, self.last, speaker, condition, weights)
+        self.state, self._condition = _begin(model, state, self.last, speaker, condition, storage)
         self._decoded = mulaw_decode(np.arange(256))
 
     def process(self, x):
@@ -132,7 +132,7 @@ class Generator:
         Of mu-law codes.
     speaker, condition
         As in `Predictor`.
-    seed, temperature, top_k, top_p, weights
+    seed, temperature, top_k, top_p, storage
         As in `model.generate`.
 
     Raises
@@ -142,10 +142,10 @@ class Generator:
     """
 
     def __init__(self, model, *, speaker=None, condition=None, seed=0, temperature=1.0, top_k=None, top_p=None,
-                 weights=None):  # fmt: skip
+                 storage=None):  # fmt: skip
         self.last = _silence(model)
         self._options = {"seed": seed, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        self.state, self._condition = _begin(model, None, self.last, speaker, condition, weights)
+        self.state, self._condition = _begin(model, None, self.last, speaker, condition, storage)
         gated_stack.sample([self.last], 1, self.state, self._condition, **self._options)
         self.state.reset()
 
@@ -247,7 +247,7 @@ def _silence(model):
     return c.classes // 2
 
 
-def _begin(model, state, last, speaker, condition, weights):
+def _begin(model, state, last, speaker, condition, storage):
     """The state and the condition of one stream; the model checks both, once, with a code that is then forgotten.
 
     That also compiles and allocates: the first block does not wait for it.
@@ -255,13 +255,13 @@ def _begin(model, state, last, speaker, condition, weights):
     speaker = None if speaker is None else np.array([speaker])
     condition = None if condition is None else np.asarray(condition, model.dtype)[None]
     fresh = state is None
-    state = model.init_stream(weights=weights) if fresh else state
+    state = model.init_stream(storage=storage) if fresh else state
     model.stream(np.array([[last]]), state if fresh else state.copy(), speaker=speaker, condition=condition)
     if fresh:
         state.reset()
     if speaker is not None:
-        voice = on_host(model.params["speaker.embedding"])[speaker]
-        condition = voice if condition is None else condition + voice
+        embedded = on_host(model.params["speaker.embedding"])[speaker]
+        condition = embedded if condition is None else condition + embedded
     if condition is not None and model.device != "cpu":
         condition = model.params.flat.engine.array(condition)
     return state, condition

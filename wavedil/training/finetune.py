@@ -57,7 +57,7 @@ class FineTune:
 
     What does not train stays bit for bit what it was; its gradient is not computed (if the model can leave it out), and
     the optimizer keeps nothing for it. Time is saved where a whole lower part does not train, embedding included:
-    ``freeze=["input.*", "blocks.0-9.*"]``, and ``"speaker.*"`` for a model of several voices.
+    ``freeze=["input.*", "blocks.0-9.*"]``, and ``"speaker.*"`` for a model of several speakers.
 
     Parameters
     ----------

@@ -21,10 +21,11 @@ class Arrays:
         N items; a single long sequence is an array of one.
     targets : (N, T, ...) or (N, ...) array
         For each row of x, or for each item (``per_item``).
-    weights : (N, T) or (N,) array, optional
+    sample_weight : (N, T) or (N,) array, optional
         How much each target counts.
     per_item : bool
-        Whether targets and weights belong to whole items: then nothing is cut, and the trainer's window does not count.
+        Whether targets and sample_weight belong to whole items: then nothing is cut, and the trainer's window does not
+        count.
     context : int
         Rows before each window that are given too, with weight 0, so that the network starts with a past. Windows at
         the beginning have a shorter one, and count from the first row on.
@@ -35,14 +36,14 @@ class Arrays:
         If the arrays do not fit each other.
     """
 
-    def __init__(self, x, targets, weights=None, *, per_item=False, context=0):
+    def __init__(self, x, targets, sample_weight=None, *, per_item=False, context=0):
         self.x, self.targets = np.asarray(x), np.asarray(targets)
         self.per_item, self.context = bool(per_item), whole("Arrays", "context", context, 0)
         axes = 1 if per_item else 2
         if self.x.ndim < 2 or 0 in self.x.shape:
             raise ShapeError(f"Arrays: x must be (N, T, ...) with at least one row, got {self.x.shape}")
-        self.weights = None if weights is None else np.asarray(weights)
-        for name, array in (("targets", self.targets), ("weights", self.weights)):
+        self.sample_weight = None if sample_weight is None else np.asarray(sample_weight)
+        for name, array in (("targets", self.targets), ("sample_weight", self.sample_weight)):
             if array is not None and array.shape[:axes] != self.x.shape[:axes]:
                 wanted = f"({', '.join(map(str, self.x.shape[:axes]))}, ...)"
                 raise ShapeError(f"Arrays: {name} must be {wanted} as x is, got {array.shape}")
@@ -64,13 +65,13 @@ class Arrays:
         rows = first[:, None] + np.arange(length)
         counted = (rows >= begins[:, None]) & (rows < (begins + size)[:, None])
         at = items[:, None], rows
-        weights = None
-        if self.weights is not None:
-            weights = self.weights[at] * counted
+        sample_weight = None
+        if self.sample_weight is not None:
+            sample_weight = self.sample_weight[at] * counted
         elif not counted.all():
-            weights = counted.astype(np.float32)
+            sample_weight = counted.astype(np.float32)
         arrays = self.x[at], self.targets[at]
-        return arrays if weights is None else (*arrays, weights)
+        return arrays if sample_weight is None else (*arrays, sample_weight)
 
     def validation_batches(self, batch, window):
         """All items, whole and each once: the arguments of the model's loss, and how much they count."""
@@ -83,7 +84,7 @@ class Arrays:
 
     def _whole(self, items):
         arrays = self.x[items], self.targets[items]
-        return arrays if self.weights is None else (*arrays, self.weights[items])
+        return arrays if self.sample_weight is None else (*arrays, self.sample_weight[items])
 
 
 class Batches:

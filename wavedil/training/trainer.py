@@ -338,8 +338,8 @@ class Trainer(Saving):
                 self._partial.flat.fill(0)
                 loss, _ = self.model.loss_and_grads(*positional, **keywords, **needs, into=self._partial)
                 # The model's loss is a mean over its batch; batches count as much as the weights in them.
-                weights = self._arguments.bind(*positional, **keywords).arguments.get("weights")
-                part = 1.0 if weights is None else float(np.mean(weights, dtype=np.float64))
+                counts = self._arguments.bind(*positional, **keywords).arguments.get("sample_weight")
+                part = 1.0 if counts is None else float(np.mean(counts, dtype=np.float64))
                 total += part * float(loss)
                 share += part
                 self._partial.flat *= self._partial.dtype.type(part)
@@ -381,7 +381,7 @@ class Trainer(Saving):
         Parameters
         ----------
         validation : object, optional
-            Other data than the trainer's, such as a voice that should not be forgotten.
+            Other data than the trainer's, such as a speaker that should not be forgotten.
         """
         validation = self.validation if validation is None else sources.source(validation)
         if validation is None:

@@ -97,7 +97,7 @@ def test_into_accumulates_and_needs_skips(family):
 
 @pytest.mark.parametrize("name", ["short", "statistics-short"])
 def test_a_running_pool(name):
-    sizes = {"kind": "statistics", "batch": 2, "time": 5, "channels": 3, "hidden": 0, "weights": "lengths"}
+    sizes = {"kind": "statistics", "batch": 2, "time": 5, "channels": 3, "hidden": 0, "sample_weight": "lengths"}
     case = h.case_named("pooling", name) if name == "short" else contract.Case(name, 1, sizes)
     with mock.patch("wavedil.ops.pooling.cuda.SLAB", 2):
         device.check_running_pool(case, "float64", [1, 4])
@@ -105,7 +105,8 @@ def test_a_running_pool(name):
 
 def test_targets_and_weights_of_the_host():
     arrays, _ = h.cases("cross_entropy").inputs(h.case_named("cross_entropy", "short"), "float64")
-    arrays["targets"], arrays["weights"] = arrays["targets"].astype(np.uint8), np.ones(arrays["x"].shape[:2], bool)
+    arrays["targets"] = arrays["targets"].astype(np.uint8)
+    arrays["sample_weight"] = np.ones(arrays["x"].shape[:2], bool)
     expected, _ = ops.cross_entropy.forward(**arrays, backend="reference")
     moved = arrays | {name: device.to_device(arrays[name]) for name in ("x", "w", "b")}
     for workspace in (None, Workspace()):
@@ -131,7 +132,7 @@ def test_rows_of_weight_0_may_hold_nan():
         )
     w, codes = np.array([[1.0, 2.0, 3.0], [3.0, 1.0, 0.0]]), np.array([[0, 1, 2]])
     for smoothing in (0.0, 0.2):
-        given = dict(weights=weights, label_smoothing=smoothing)
+        given = dict(sample_weight=weights, label_smoothing=smoothing)
         expected, saved = ops.cross_entropy.forward(x, w, None, codes, **given, backend="reference")
         got, on_device = ops.cross_entropy.forward(*device.to_device({"x": x, "w": w}).values(), None, codes, **given)
         assert got == pytest.approx(expected, rel=1e-12)

@@ -20,7 +20,7 @@ def wavenet(device, **sizes):
     return model
 
 
-def test_a_predictor_with_voices_and_a_condition():
+def test_a_predictor_with_speakers_and_a_condition():
     heard = []
     for device in OF_BOTH:
         model = wavenet(device, speakers=2, condition_channels=2)
@@ -47,8 +47,8 @@ def test_an_effect():
 
 def test_weights_in_fewer_bytes_are_for_the_cpu():
     for stream in (streaming.Predictor, streaming.Generator):
-        with pytest.raises(ConfigError, match="weights must be None on a device, got 'int8'"):
-            stream(wavenet("cuda"), weights="int8")
+        with pytest.raises(ConfigError, match="storage must be None on a device, got 'int8'"):
+            stream(wavenet("cuda"), storage="int8")
 
 
 def wavedil(*words):
@@ -68,8 +68,8 @@ def test_the_command_line(tmp_path, monkeypatch):
         assert result.exit_code == 0, result.output
         heard[device] = soundfile.read(out)[0]
     np.testing.assert_allclose(*heard.values(), atol=1 / 16384)
-    bad = wavedil("stream", run, "-i", tmp_path / "in.wav", "--device", "cuda", "--weights", "int8")
-    assert bad.exit_code == 1 and "weights must be None on a device, got 'int8'" in bad.stderr
+    bad = wavedil("stream", run, "-i", tmp_path / "in.wav", "--device", "cuda", "--storage", "int8")
+    assert bad.exit_code == 1 and "storage must be None on a device, got 'int8'" in bad.stderr
 
     measured = []  # the simulator's speed is nobody's business
     speeds = streaming.Budget(8000, 100.0, {1: 200.0}, 64)

@@ -82,7 +82,7 @@ def test_half_activations_live_in_the_file(tmp_path):
     assert losses[0] != other == pytest.approx(losses[0], abs=1e-3)  # not rounded there
 
 
-def test_voices_accumulation_and_validation(tmp_path):
+def test_speakers_accumulation_and_validation(tmp_path):
     options = {"speakers": 2, "accumulate": 2, "validation": Codes(2)}
     cuda, losses = trainer("cuda", 1, **options)
     cpu, expected = trainer("cpu", 1, **options)

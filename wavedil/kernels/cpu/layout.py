@@ -49,14 +49,14 @@ class _Writeable:
         self.__array_interface__ = dict(array.__array_interface__, data=(array.ctypes.data, False))
 
 
-def unlocked(array):
+def writeable_view(array):
     """The array as kernels take their inputs: Numba would compile them anew for read-only ones."""
     return array if array.flags.writeable else np.asarray(_Writeable(array))
 
 
 def flat(array):
     """All elements of an input in one dimension."""
-    return unlocked(array).reshape(-1)
+    return writeable_view(array).reshape(-1)
 
 
 # index maps -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ _S32, _LOW32 = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 @jit
-def mix(x):
+def scramble(x):
     """Scramble 64 bits."""
     x = (x ^ (x >> _S30)) * _FIRST
     x = (x ^ (x >> _S27)) * _SECOND
@@ -25,16 +25,16 @@ def mix(x):
 @jit
 def uniform(seed, stream, step):
     """A float64 in [0, 1) for three whole numbers."""
-    x = mix(np.uint64(seed) + _GOLDEN)
-    x = mix(x + np.uint64(stream) * _GOLDEN + _GOLDEN)
-    x = mix(x + np.uint64(step) * _GOLDEN + _GOLDEN)
+    x = scramble(np.uint64(seed) + _GOLDEN)
+    x = scramble(x + np.uint64(stream) * _GOLDEN + _GOLDEN)
+    x = scramble(x + np.uint64(step) * _GOLDEN + _GOLDEN)
     return np.float64(x >> _S11) * 2.0**-53
 
 
 @jit
 def mask_key(seed, step, layer, item):
     """The key of a dropout mask, as two whole numbers of 32 bits; see `elementwise.emit_kept`."""
-    x = mix(np.uint64(seed) + _GOLDEN)
+    x = scramble(np.uint64(seed) + _GOLDEN)
     for value in (step, layer, item):
-        x = mix(x + np.uint64(value) * _GOLDEN + _GOLDEN)
+        x = scramble(x + np.uint64(value) * _GOLDEN + _GOLDEN)
     return np.int64(x >> _S32), np.int64(x & _LOW32)

@@ -9,9 +9,8 @@ factors into shared memory, both with the inner index first, so that each thread
     rows       y[b, t, n] = end(bias[n] + sum over k and c of left(a)[b, t + shift + k dilation, c] w[k, c, n])
     columns    dw[k, c, n] += sum over b and t of left(a)[b, t + shift + k dilation, c] g[b, t, n]
 
-The second is taken slab of rows by slab of rows, and the slabs are added in their order.
-
-Rows outside of an item count as zeros: that is the padding of a convolution.
+The second is taken slab of rows by slab of rows, and the slabs are added in their order. Rows outside of an item count
+as zeros: that is the padding of a convolution.
 
 Arrays of activations may be float16: they are widened as they are read, and rounded to nearest as they are written. All
 arithmetic is done in the dtype of the weights.
@@ -30,7 +29,8 @@ from wavedil.kernels.cuda.tiles import COLUMN_TILES, ROW_TILES, SHARED, global_r
 
 # ---- row product -----------------------------------------------------------------------------------------------------
 LEFTS = ("plain", "product", "relu")
-ENDS = ("store", "add", "relu", "relu_back", "gate", "gate_back")
+GATES = ("gate", "gate_add")  # tanh and sigmoid; the second adds `other` before
+ENDS = ("store", "add", "relu", "relu_back", "gate", "gate_add", "gate_back")
 
 
 def row_product(dtype, left="plain", end="store", transposed=False, second=False, shared=SHARED, halves=""):
@@ -53,7 +53,7 @@ def _row_product(dtype, tile, left, end, transposed, second, halves):
     threads, threads_across, results_count = tile.threads, tile.columns // tile.across, tile.down * tile.across
     zero, one = real(0), real(1)
     half = real(0.5)
-    gate, gate_back, add = end == "gate", end == "gate_back", end == "add"
+    gate, gate_add, gate_back, add = end in GATES, end == "gate_add", end == "gate_back", end == "add"
     relu, relu_back = end == "relu", end == "relu_back"
     # A thread's share of the factors: so many times ``span`` neighbours in memory.
     span = math.gcd(depth, block_columns // 2, 4)
@@ -106,6 +106,9 @@ def _row_product(dtype, tile, left, end, transposed, second, halves):
     def finish(y, y2, other, other2, row, n, columns, v, v2):
         at = uint64(row * columns + n)
         if gate:
+            if gate_add:
+                v += other[uint64(row * columns + (n >> 1))]
+                v2 += other[uint64(row * columns + (columns >> 1) + (n >> 1))]
             at = uint64(row * (columns >> 1) + (n >> 1))
             y[at] = stored(math.tanh(v))
             y2[at] = stored(half + half * math.tanh(half * v2))
@@ -120,7 +123,7 @@ def _row_product(dtype, tile, left, end, transposed, second, halves):
         elif relu_back:
             y[at] = v if other[at] > zero else zero
         else:
-            y[at] = v
+            y[at] = stored(v)
 
     def kernel(
         y, y2, a, a2, w, more, w_more, bias, other, other2,
@@ -215,9 +218,10 @@ def rows(
     bias : (N,) array, optional
         Or (B, N) with ``bias_step`` N.
     other, other2 : arrays like y, optional
-        What end="add" adds, "relu_back" takes the sign of, and tanh and sigmoid of "gate_back".
+        What end="add" adds, "relu_back" takes the sign of, and tanh and sigmoid of "gate_back". "gate_add" adds
+        an ``other (B, T, N)`` before the gate.
 
-    These may be float16: a and a2; y and y2 of a gate; y of end="add"; other and other2 of "add" and "gate_back".
+    float16 may be a and a2; y and y2 of a gate; y of "store" and "add"; other and other2 of "add" and "gate_back".
     """
     columns = w.shape[-2] if transposed else w.shape[-1]
     if taps == 1 and shift == 0 and bias_step == 0 and a.shape[:-1] == y.shape[:-1]:
@@ -234,7 +238,7 @@ def rows(
 
     inputs, more_inputs = a.shape[-1], 0 if more is None else more.shape[-1]
     lefts, weights = (a, given(a2, a), given(more)), (w, given(w_more))
-    side = columns // 2 if end == "gate" else columns  # what lies side by side in the weights
+    side = columns // 2 if end in GATES else columns  # what lies side by side in the weights
     fours = not inputs % 4 and not more_inputs % 4
     left_vectors = fours and all(array.aligned for array in lefts)
     right_vectors = (fours if transposed else not side % 4) and all(array.aligned for array in weights)
@@ -419,6 +423,7 @@ def kernels(dtype):
         ("product", "add", False, False), ("plain", "gate_back", True, False), ("plain", "gate_back", True, True),
         ("relu", "store", False, False), ("plain", "relu_back", True, False), ("plain", "add", False, False),
         ("plain", "relu", False, False), ("plain", "store", True, True),
+        ("plain", "store", False, True), ("plain", "gate_add", False, False),
     ]  # fmt: skip
     return (
         *(row_product(dtype, *variant) for variant in rows_used),
@@ -433,7 +438,10 @@ def half_kernels():
         ("plain", "gate", False, False, "ay"), ("plain", "gate", False, True, "ay"),
         ("product", "store", False, False, "a"), ("product", "add", False, False, "a"),
         ("product", "add", False, False, "ayo"), ("plain", "gate_back", True, False, "o"),
-        ("plain", "gate_back", True, True, "o"),
+        ("plain", "gate_back", True, True, "o"), ("plain", "gate_add", False, False, "ay"),
+        ("plain", "store", False, False, "a"), ("plain", "store", False, True, "a"),
+        ("plain", "add", False, False, "a"), ("plain", "store", False, False, "y"),
+        ("plain", "store", False, False, "ay"), ("plain", "add", False, False, "yo"),
     ]  # fmt: skip
     return (
         *(row_product("float32", *variant, halves=halves) for *variant, halves in rows_used),

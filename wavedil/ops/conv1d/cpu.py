@@ -76,7 +76,7 @@ def step(y, state, x, w, b, dilation, groups, *, workspace):
     history, position = state
     batch, n, channels = x.shape
     taps = workspace.array("conv1d.taps", (batch, w.shape[0], n, channels), x.dtype)
-    x = layout.unlocked(x)
+    x = layout.writeable_view(x)
     layout.tap_rows(history, position, x, dilation, taps)
     forward(y, taps.reshape(batch, -1, channels), w, b, n, (0, 0), groups, workspace=workspace, threads=1)
     layout.remember(history, position, x)

@@ -62,7 +62,7 @@ def step(y, state, x, w, b, dilation, columns, groups, *, workspace):
     history, position = state
     batch, n, wide, channels = x.shape
     taps = workspace.array("conv2d.taps", (batch, w.shape[0], n, wide * channels), x.dtype)
-    past, new = history.reshape(batch, -1, wide * channels), layout.unlocked(x).reshape(batch, n, -1)
+    past, new = history.reshape(batch, -1, wide * channels), layout.writeable_view(x).reshape(batch, n, -1)
     layout.tap_rows(past, position, new, dilation[0], taps)
     taps = taps.reshape(batch, -1, wide, channels)
     forward(y, taps, w, b, (n, dilation[1]), ((0, 0), columns), groups, workspace=workspace, threads=1)

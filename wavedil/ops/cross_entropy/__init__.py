@@ -27,7 +27,7 @@ class Saved(NamedTuple):
     w: np.ndarray  # (E, Q)
     b: np.ndarray | None  # (Q,)
     targets: np.ndarray  # (B, T) integers
-    weights: np.ndarray  # (B, T), divided by their sum
+    sample_weight: np.ndarray  # (B, T), divided by its sum
     smoothing: float
 
 
@@ -39,11 +39,12 @@ class Grads(NamedTuple):
     b: np.ndarray | None
 
 
-def forward(x, w, b, targets, weights=None, *, ignore_index=None, label_smoothing=0.0, workspace=None, backend=None,
-            threads=None):  # fmt: skip
+def forward(x, w, b, targets, sample_weight=None, *, ignore_index=None, label_smoothing=0.0, workspace=None,
+            backend=None, threads=None):  # fmt: skip
     """Mean cross-entropy, in nats, of a linear head's softmax.
 
-    ``loss = sum(weights (lse(x w + b) - (x w + b)[targets])) / sum(weights)``; see the family's page for smoothing.
+    ``loss = sum(sample_weight (lse(x w + b) - (x w + b)[targets])) / sum(sample_weight)``; see the family's page for
+    smoothing.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ def forward(x, w, b, targets, weights=None, *, ignore_index=None, label_smoothin
     b : (Q,) array or None
     targets : (B, T) array of integers in [0, Q)
         NumPy's are best for a device, too: they are checked on the host, for which those on a device are waited for.
-    weights : (B, T) array of numbers or booleans, optional
+    sample_weight : (B, T) array of numbers or booleans, optional
         At least 0, with a sum above 0; 0 masks a row out, whatever it holds. The default weighs all rows the same. As
         for targets.
     ignore_index : int, optional
@@ -75,7 +76,7 @@ def forward(x, w, b, targets, weights=None, *, ignore_index=None, label_smoothin
     Raises
     ------
     ShapeError
-        If shapes do not fit, a target is out of range, or the weights are negative, not finite or all zero.
+        If shapes do not fit, a target is out of range, or sample_weight is negative, not finite or all zero.
     DTypeError
         If dtypes are mixed or of the wrong kind.
     ConfigError
@@ -109,13 +110,13 @@ def forward(x, w, b, targets, weights=None, *, ignore_index=None, label_smoothin
     wanted = "a number in [0, 1)"
     smoothing = checks.number(where, "label_smoothing", label_smoothing, wanted, lambda a: 0 <= a < 1)
     if ignore_index is not None:
-        targets, weights = _without(where, targets, weights, ignore_index)
+        targets, sample_weight = _without(where, targets, sample_weight, ignore_index)
     contract.in_range(where, "targets", targets, w.shape[1])
     if not contract.is_device_array(targets):
         codes = targets.astype(np.int64) if contract.is_device_array(x) else targets
         targets = contract.placed(workspace, f"{where}.targets", codes, x)
-    shares = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype, x)
-    contract.shares(where, weights, shares)
+    shares = contract.empty(workspace, f"{where}.sample_weight", x.shape[:2], x.dtype, x)
+    contract.shares(where, sample_weight, shares)
     loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64, x)
     kernels.forward(loss, x, w, b, targets, shares, smoothing, workspace=workspace, threads=threads)
     return contract.number(loss), Saved(x, w, b, targets, shares, smoothing)
@@ -124,8 +125,8 @@ def forward(x, w, b, targets, weights=None, *, ignore_index=None, label_smoothin
 def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
     """Gradients with respect to x, w and b, scaled by the upstream scalar ``dy``.
 
-    ``dlogits = dy weights / sum(weights) (softmax - p)``; ``dx = dlogits w^T``, ``dw = sum_t x[t]^T dlogits[t]``,
-    ``db = sum_t dlogits[t]``.
+    ``dlogits = dy sample_weight / sum(sample_weight) (softmax - p)``, ``dx = dlogits w^T``,
+    ``dw = sum_t x[t]^T dlogits[t]``, ``db = sum_t dlogits[t]``.
 
     Parameters
     ----------
@@ -163,11 +164,13 @@ def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, 
     return grads.finish()
 
 
-def _without(where, targets, weights, ignored):
+def _without(where, targets, sample_weight, ignored):
     """The targets with class 0, and weights of 0, in the rows whose target is ignored."""
     ignored = contract.whole(where, "ignore_index", ignored, -(2**63), 2**63 - 1)
     targets = contract.on_host(targets)
     counted = targets != ignored
-    if weights is not None:
-        weights, _ = contract.row_weights(where, weights, targets.shape)
-    return np.where(counted, targets, 0).astype(targets.dtype), counted if weights is None else counted * weights
+    targets = np.where(counted, targets, 0).astype(targets.dtype)
+    if sample_weight is None:
+        return targets, counted
+    sample_weight, _ = contract.row_weights(where, sample_weight, targets.shape)
+    return targets, counted * sample_weight

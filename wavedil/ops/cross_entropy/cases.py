@@ -21,7 +21,7 @@ _SIZES = {
     "smooth-256": (1, 203, 16, 256, False, "mask", 1.0, np.int64, 0.3),
     "ignored": (2, 5, 3, 7, True, "floats", 1.0, np.int64, 0.1, -100),
 }
-_NAMES = ("batch", "time", "channels", "classes", "bias", "weights", "scale", "integer", "smoothing", "ignored")
+_NAMES = ("batch", "time", "channels", "classes", "bias", "sample_weight", "scale", "integer", "smoothing", "ignored")
 _DEFAULTS = {"smoothing": 0.0, "ignored": None}
 CASES = tuple(
     Case(name, seed, _DEFAULTS | dict(zip(_NAMES, sizes, strict=False)))
@@ -39,10 +39,10 @@ def inputs(case, dtype):
         "b": rng.standard_normal(s["classes"]).astype(dtype) if s["bias"] else None,
         "targets": rng.integers(0, s["classes"], rows).astype(s["integer"]),
     }
-    if s["weights"] == "floats":
-        arrays["weights"] = rng.uniform(0.1, 2.0, rows).astype(dtype)
-    elif s["weights"] == "mask":
-        arrays["weights"] = np.arange(s["time"]) < rng.integers(1, s["time"] + 1, (s["batch"], 1))
+    if s["sample_weight"] == "floats":
+        arrays["sample_weight"] = rng.uniform(0.1, 2.0, rows).astype(dtype)
+    elif s["sample_weight"] == "mask":
+        arrays["sample_weight"] = np.arange(s["time"]) < rng.integers(1, s["time"] + 1, (s["batch"], 1))
     if s["ignored"] is not None:
         arrays["targets"][:, 1::2] = s["ignored"]
     return arrays, {"ignore_index": s["ignored"], "label_smoothing": s["smoothing"]}

@@ -70,7 +70,7 @@ def step(y, state, x, conv_weight, conv_bias, residual_weight, residual_bias, sk
     history, position = state
     batch, n, channels = x.shape
     taps = workspace.array("gated_block.taps", (batch, conv_weight.shape[0], n, channels), x.dtype)
-    x = layout.unlocked(x)
+    x = layout.writeable_view(x)
     layout.tap_rows(history, position, x, dilation, taps)
     weights = conv_weight, conv_bias, residual_weight, residual_bias, skip_weight, skip_bias, condition_weight
     shape = _shape(n, *weights[0:6:2], condition, condition_weight, n)

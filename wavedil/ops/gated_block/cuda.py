@@ -38,8 +38,8 @@ def forward(
     """y.h =, y.skip =, tanh =, sigmoid ="""
     make, past = scratch(workspace, x.engine), (conv_weight.shape[0] - 1) * dilation
     gates(make, tanh, sigmoid, x, conv_weight, conv_bias, condition, condition_weight, -past, dilation)
-    mix(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
-    mix(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
+    project_gated(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
+    project_gated(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
 
 
 def backward(grads, dy, saved, *, workspace, threads):
@@ -83,8 +83,8 @@ def step(
     tanh, sigmoid = (make(name, (batch, n, conv_weight.shape[2] // 2), x.dtype) for name in ("tanh", "sigmoid"))
     unroll(rows, history, x, int(position[0]))
     gates(make, tanh, sigmoid, rows, conv_weight, conv_bias, condition, condition_weight, 0, dilation)
-    mix(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
-    mix(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
+    project_gated(y.h, x, tanh, sigmoid, residual_weight, residual_bias)
+    project_gated(y.skip, None, tanh, sigmoid, skip_weight, skip_bias)
     remember(history, x, int(position[0]))
     if span:
         position[0] = (position[0] + n) % span
@@ -93,13 +93,20 @@ def step(
 # ---- the products of a block, which gated_stack uses too -------------------------------------------------------------
 def gates(make, tanh, sigmoid, x, conv_weight, conv_bias, condition, condition_weight, shift, dilation):
     """tanh =, sigmoid =: of the convolution of the rows of x, the first tap of which is ``shift`` rows away."""
-    settings = {"taps": conv_weight.shape[0], "shift": shift, "dilation": dilation, "end": "gate", "y2": sigmoid}
+    convolve(
+        make, tanh, x, conv_weight, conv_bias, condition, condition_weight, shift, dilation, end="gate", y2=sigmoid
+    )  # fmt: skip
+
+
+def convolve(make, y, x, conv_weight, conv_bias, condition, condition_weight, shift, dilation, **ending):
+    """y = the convolution of the rows of x and what the condition adds; ``ending`` is for `products.rows`."""
+    settings = {"taps": conv_weight.shape[0], "shift": shift, "dilation": dilation} | ending
     if condition is not None and condition.ndim == 2:
         bias = make("item biases", (len(condition), conv_weight.shape[2]), conv_weight.dtype)
         project(bias, condition, condition_weight, conv_bias)
-        products.rows(tanh, x, conv_weight, bias=bias, bias_step=bias.shape[1], **settings)
+        products.rows(y, x, conv_weight, bias=bias, bias_step=bias.shape[1], **settings)
     else:
-        products.rows(tanh, x, conv_weight, bias=conv_bias, more=condition, w_more=condition_weight, **settings)
+        products.rows(y, x, conv_weight, bias=conv_bias, more=condition, w_more=condition_weight, **settings)
 
 
 def project(out, condition, weight, bias):
@@ -107,7 +114,7 @@ def project(out, condition, weight, bias):
     products.rows(out.reshape(1, *out.shape), condition.reshape(1, *condition.shape), weight, bias=bias)
 
 
-def mix(y, x, tanh, sigmoid, weight, bias):
+def project_gated(y, x, tanh, sigmoid, weight, bias):
     """y = x + (tanh sigmoid) weight + bias; without the first term if x is None."""
     end = "store" if x is None else "add"
     products.rows(y, tanh, weight, a2=sigmoid, bias=bias, other=x, left="product", end=end)
@@ -131,8 +138,8 @@ def input_gradient(dx, dpre, dh, conv_weight, dilation):
     )  # fmt: skip
 
 
-def conv_gradients(make, grads, x, dpre, shift, dilation, saved):
-    """grads.conv_weight +=, grads.conv_bias +=, grads.condition_weight +=, grads.condition ="""
+def conv_gradients(make, grads, x, dpre, shift, dilation, saved, condition_bias=None):
+    """grads.conv_weight +=, grads.conv_bias +=, and those of the condition."""
     condition, taps = saved.condition, saved.conv_weight.shape[0]
     settings = {"taps": taps, "shift": shift, "dilation": dilation}
     if condition is None or condition.ndim == 3:
@@ -146,11 +153,15 @@ def conv_gradients(make, grads, x, dpre, shift, dilation, saved):
         if grads.conv_bias is not None:
             add_slabs(None, grads.conv_bias, sums, count, count, batch)
         rows, d_rows = condition.reshape(1, *condition.shape), sums.reshape(1, batch, count)
+    if condition is not None:
+        condition_gradients(make, grads, rows, d_rows, saved.condition_weight, condition_bias)
+
+
+def condition_gradients(make, grads, rows, d_rows, weight, d_bias=None):
+    """grads.condition =, grads.condition_weight +=, d_bias +=: of ``d_rows = rows weight + bias``."""
     if grads.condition is not None:
-        out = grads.condition.reshape(*d_rows.shape[:2], -1)
-        products.rows(out, d_rows, saved.condition_weight, transposed=True)
-    if grads.condition_weight is not None:
-        products.columns(make, grads.condition_weight, None, rows, d_rows)
+        products.rows(grads.condition.reshape(*d_rows.shape[:2], -1), d_rows, weight, transposed=True)
+    products.columns(make, grads.condition_weight, d_bias, rows, d_rows)
 
 
 def kernels(dtype):

@@ -54,24 +54,23 @@ from wavedil.ops.gated_stack.arguments import (
     checked_weight,
     half_or_not,
 )
+from wavedil.ops.gated_stack.heads import Gaussian, Logistics, Regression, Softmax, mulaw_cell_bits
 from wavedil.ops.gated_stack.network import (
     ACTIVATIONS,
     INTERPOLATIONS,
     Codes,
     Condition,
     Network,
-    Regression,
     Samples,
-    Softmax,
     Stack,
     wavenet,
 )
 from wavedil.ops.gated_stack.streams import init_state, part_of_condition, sample, step, step_features
 
 __all__ = [
-    "ACTIVATIONS", "INTERPOLATIONS", "Codes", "Condition", "Grads", "Network", "Regression", "Result", "Samples",
-    "Saved", "Softmax", "Stack", "backward", "forward", "init_state", "loss", "loss_and_grads", "part_of_condition",
-    "sample", "step", "step_features", "wavenet",
+    "ACTIVATIONS", "INTERPOLATIONS", "Codes", "Condition", "Gaussian", "Grads", "Logistics", "Network", "Regression",
+    "Result", "Samples", "Saved", "Softmax", "Stack", "backward", "forward", "init_state", "loss", "loss_and_grads",
+    "mulaw_cell_bits", "part_of_condition", "sample", "step", "step_features", "wavenet",
 ]  # fmt: skip
 
 
@@ -116,11 +115,12 @@ def loss_and_grads(params, inputs, targets=None, sample_weight=None, into=None, 
         host though the parameters are on a device: they are copied to it.
     inputs : (B, T) array of ints in [0, classes), or (B, T, C) array of floats
         What is fed.
-    targets : (B, T) array of ints, or (B, T, outputs) array of floats, optional
-        What row t is to predict. If it is left out, ``inputs (B, T + 1)`` are codes, each of which predicts the next.
+    targets : (B, T) array of ints, or (B, T, columns) array of floats, optional
+        What row t is to predict; the head says how many columns that are. If it is left out, ``inputs (B, T + 1)`` are
+        codes, each of which predicts the next.
     sample_weight : (B, T) array, optional
-        How much each row counts: not negative, with a positive sum. A row of weight 0 counts for nothing, whatever it
-        holds. None: all the same.
+        How much each row counts: not negative, with a positive sum. A row of weight 0 counts for nothing, whatever
+        its target is. None: all the same.
     into : mapping like params, optional
         Gradients are added to these arrays (``+=``).
     network : Network
@@ -221,9 +221,9 @@ def forward(params, inputs, *, network, condition=None, recompute=False, needs=N
         If an argument does not fit the others; the message names it, the expectation and what came.
     """
     where = "gated_stack.forward"
-    params, inputs, condition = checked(where, network, params, inputs, condition)
-    if network.head is not None:
+    if getattr(network, "head", None) is not None:
         raise ConfigError(f"{where}: network must have no head, such as network.without_head(), got one")
+    params, inputs, condition = checked(where, network, params, inputs, condition)
     like = next(iter(params.values()))
     needs = checked_needs(where, needs, params, condition)
     shape = (*inputs.shape[:2], network.feature_channels)

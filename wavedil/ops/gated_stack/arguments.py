@@ -7,7 +7,8 @@ import numpy as np
 from wavedil import checks
 from wavedil.errors import ConfigError, DTypeError, ShapeError
 from wavedil.ops import contract
-from wavedil.ops.gated_stack.network import Network, Softmax
+from wavedil.ops.gated_stack.heads import Softmax
+from wavedil.ops.gated_stack.network import Network
 
 
 def checked_params(where, network, params):
@@ -41,7 +42,8 @@ def checked_inputs(where, network, inputs, dtype, extra=0, batch="B"):
         wanted = f"({batch}, T{' + 1' * bool(extra)})"
         raise ShapeError(f"{where}: inputs must be {wanted}, got {inputs.shape}")
     if inputs.shape[1] <= extra:
-        raise ShapeError(f"{where}: inputs must have at least {extra + 1} columns, got {inputs.shape}")
+        columns = f"{extra + 1} column{'s' * bool(extra)}"
+        raise ShapeError(f"{where}: inputs must have at least {columns}, got {inputs.shape}")
     contract.in_range(where, "inputs", inputs, network.input.classes)
     return inputs
 
@@ -73,6 +75,7 @@ def checked_targets(where, network, params, inputs, targets, condition):
         raise ConfigError(f"{where}: targets must be given, as what is fed is not what is predicted, got None")
     params, inputs, condition = checked(where, network, params, inputs, condition, int(shifted))
     if shifted:
+        inputs = contract.on_host(inputs)
         contract.in_range(where, "inputs", inputs, head.classes)
         return params, inputs[:, :-1], inputs[:, 1:], condition
     rows, dtype = inputs.shape[:2], next(iter(params.values())).dtype
@@ -80,7 +83,10 @@ def checked_targets(where, network, params, inputs, targets, condition):
         targets = contract.integers(where, "targets", targets, rows)
         contract.in_range(where, "targets", targets, head.classes)
     else:
-        targets = contract.floats(where, "targets", targets, (*rows, head.outputs), dtype, like="params")
+        shape = (*rows, head.target_columns[0])
+        if np.shape(targets)[-1:] and np.shape(targets)[-1] in head.target_columns:
+            shape = (*rows, np.shape(targets)[-1])
+        targets = contract.floats(where, "targets", targets, shape, dtype, like="params")
     return params, inputs, targets, condition
 
 
@@ -138,3 +144,15 @@ def checked_weight(where, weights, shape, like):
         raise ShapeError(f"{where}: sample_weight must be finite, at least 0 and not all 0, got a sum of {total}")
     largest = weights.max()
     return weights if 1e-20 < largest < 1e20 else weights / largest
+
+
+def checked_draw(where, classes, seed, temperature, top_k, top_p):
+    """Seed, temperature, top_k and top_p after checks, as the backends take them."""
+    seed = checks.whole(where, "seed", seed, 0)
+    if seed >= 2**63:
+        raise ConfigError(f"{where}: seed must be below 2**63, got {seed}")
+    temperature = checks.number(where, "temperature", temperature, "a finite number of at least 0", lambda t: t >= 0)
+    top_k = 0 if top_k is None else min(checks.whole(where, "top_k", top_k), classes)
+    top_p = 1.0 if top_p is None else checks.number(where, "top_p", top_p, "a number above 0, up to 1",
+                                                    lambda p: 0 < p <= 1)  # fmt: skip
+    return seed, temperature, top_k, top_p

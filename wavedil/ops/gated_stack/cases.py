@@ -7,7 +7,8 @@ either side, and that no gradient is all zeros; a test there sees to it.
 
 from wavedil.ops import gated_stack
 from wavedil.ops.contract import Case
-from wavedil.ops.gated_stack.network import Codes, Condition, Network, Regression, Samples, Softmax, Stack
+from wavedil.ops.gated_stack.heads import Gaussian, Logistics, Regression, Softmax
+from wavedil.ops.gated_stack.network import Codes, Condition, Network, Samples, Stack
 
 SUITES = ()
 
@@ -37,7 +38,10 @@ _SIZES = {
     "local-one-sample": (1, 1, (2, 1), 2, 16, 1, 3, 3, 7, "local", 1, False),
     "local-long": (2, 193, (1, 32), 3, 16, 24, 16, 16, 30, "local", 30, False),
 }
-_SEEDS = {"single-channels": 22, "wide": 1, "global-one-sample": 2, "local-one-sample": 2}  # 0 else
+_SEEDS = {  # 0 else
+    "single-channels": 22, "wide": 1, "global-one-sample": 2, "local-one-sample": 2, "frames-held": 1,
+    "three-stacks": 58,
+}  # fmt: skip
 _NAMES = (
     "batch", "time", "dilations", "kernel", "residual", "dilated", "skip", "end", "classes", "condition",
     "condition_channels", "weights",
@@ -89,11 +93,17 @@ _NETWORKS = {
         Samples(1), (Stack((1, 2, 4), 3, 20, 17, 0), Stack((1, 8), (2, 6), 40, 8, 5, "softplus"),
                      Stack((2,), 3, 3, 30, 9, "leaky_relu")),
         Regression(2, kernel_size=5), Condition(2, hop=5), join_bias=True)),
+    "logistics": (2, 97, True, Network(Samples(2), (Stack((1, 2, 4), 2, 20, 17, 18),), Logistics(10, 9))),
+    "one-logistic-of-256": (1, 200, False, Network(Samples(1), (Stack((1, 2), 3, 5, 6, 7),), Logistics(1, 8, 256))),
+    "gaussian": (2, 60, True, Network(Samples(1), (Stack((1, 2, 4), 2, 8, 7, 9),), Gaussian(1, 9),
+                                      Condition(3, hop=7))),
+    "gaussians": (3, 31, False, Network(Codes(9), (Stack((1, 2), 2, 5, 6, 7),), Gaussian(4, 8))),
 }  # fmt: skip
 NETWORKS = tuple(
-    Case(name, 0, {"batch": batch, "time": time, "weights": weights, "network": network}, tolerance=_TOLERANCE)
+    Case(name, _SEEDS.get(name, 0), dict(batch=batch, time=time, weights=weights, network=network),
+         tolerance=_TOLERANCE)
     for name, (batch, time, weights, network) in _NETWORKS.items()
-)
+)  # fmt: skip
 
 
 def inputs(case, dtype):
@@ -129,4 +139,9 @@ def _fed(network, rows, rng, dtype):
         "inputs": rng.integers(0, network.input.classes, rows)}  # fmt: skip
     if isinstance(head, Softmax):
         return fed | {"targets": rng.integers(0, head.classes, rows)}
-    return fed | {"targets": rng.standard_normal((*rows, head.outputs)).astype(dtype)}
+    if isinstance(head, Regression):
+        return fed | {"targets": rng.standard_normal((*rows, head.outputs)).astype(dtype)}
+    targets = rng.uniform(-1, 1, (*rows, head.target_columns[rows[0] % 2]))  # with a shift where the batch is odd
+    targets[0, 0, 0] = -1
+    targets[-1, -1, 0] = 1
+    return fed | {"targets": targets.astype(dtype)}

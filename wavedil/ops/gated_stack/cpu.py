@@ -27,7 +27,7 @@ only, as in a stream: their gates live in one chunk, and their inputs slide alon
 import numpy as np
 
 from wavedil.kernels import pool
-from wavedil.kernels.cpu.layout import unlocked
+from wavedil.kernels.cpu.layout import writeable_view
 from wavedil.kernels.cpu.panels import unpack_rows, whole_tiles
 from wavedil.kernels.workspace import Workspace
 from wavedil.ops.gated_stack.cpu_frames import frames_backward, project_frames
@@ -66,8 +66,8 @@ class Window:
         self.threads, self.recompute, self.params = pool.check_threads(threads), recompute, params
         self.batch, self.count = inputs.shape[:2]
         self.network, self.workspace = network, workspace or Workspace()
-        self.everyone = condition if condition is not None and condition.ndim == 2 else None
-        self.local = condition if self.everyone is None else None
+        self.global_condition = condition if condition is not None and condition.ndim == 2 else None
+        self.local = condition if self.global_condition is None else None
         dtype = next(iter(params.values())).dtype
         self.plan = plan = _plan(network, dtype, self.local is not None, self.workspace)
         self.rows, self.width, self.length = whole_tiles(self.count), plan.width, len(plan.layers)
@@ -75,7 +75,7 @@ class Window:
         self._cut()
         self.written = self.workspace.hold((plan.key, "latest"), object())
         self.net = plan.pack(params, self.workspace, self.threads, True, self.lowest)
-        self.biases = plan.biases(params, self.workspace, self.batch, self.everyone)
+        self.biases = plan.biases(params, self.workspace, self.batch, self.global_condition)
         mix = (self.batch, (plan.carried + plan.summed) * self.rows * self.width)
         self.mix = self._array("mix", mix)
         self._take_inputs(inputs)
@@ -246,7 +246,7 @@ class Window:
         """Add to ``into``; returns the gradient of the condition."""
         if self._frames_needed(needs):
             self._finish_frames(gradients, "condition" in needs)
-        dcondition = self.plan.unpack(self.params, gradients, into, needs, self.everyone, self.threads)
+        dcondition = self.plan.unpack(self.params, gradients, into, needs, self.global_condition, self.threads)
         if self.local is None or "condition" not in needs:
             return dcondition
         dcondition = np.empty_like(self.local)
@@ -313,7 +313,7 @@ def backward(dskips, kept, into, *, needs, threads):
     for b in range(kept.batch):
         item = kept.item(b, 0, kept.layout, kept.position, kept.conditions[b])
         grads = gradients._replace(slab=gradients.slab[b])
-        tasks["dskips", b] = ([], skip_sum_backward, kept.net, item, grads, unlocked(dskips[b]))
+        tasks["dskips", b] = ([], skip_sum_backward, kept.net, item, grads, writeable_view(dskips[b]))
     pool.run_graph(tasks | kept.backward_tasks(gradients, needs), kept.threads)
     return kept.finish(gradients, into, needs)
 

@@ -1,8 +1,9 @@
 """Heads on the CPU: what comes out of the skip sum, its loss, and the way back. The type of ``Net.head`` picks them.
 
 A head's value says where its parts lie: panels of the skip sum, of the hidden layer (0: there is none, and the skip sum
-itself comes out) and of the outputs; where weights, biases and gradients begin. A new head is a class like those below,
-its loss, and a line in `LOSSES`.
+itself comes out) and of the outputs; where weights, biases and gradients begin; and settings that it has in `heads`
+under the same name. A new head is a class like those below, its loss, and a line in `LOSSES`, and in `DRAWS` if it can
+be drawn from.
 """
 
 from collections import namedtuple
@@ -22,7 +23,15 @@ from wavedil.kernels.cpu.products import (
     row_product_mask,
     row_product_relu,
 )
-from wavedil.kernels.cpu.rows import add_column_sums, copy_rows, cross_entropy_rows, relu_rows
+from wavedil.kernels.cpu.rows import add_column_sums, copy_rows, cross_entropy_rows, relu_rows, sample_row
+from wavedil.ops.gated_stack.cpu_mixtures import (
+    logistic,
+    logistic_noise,
+    mixture_draw,
+    mixture_loss,
+    normal,
+    normal_noise,
+)
 from wavedil.ops.gated_stack.cpu_tables import CHUNK, HEAD0, HEAD1, SKIP_SUM
 
 FIELDS = (
@@ -32,6 +41,8 @@ FIELDS = (
 NoHead = namedtuple("NoHead", FIELDS)
 Softmax = namedtuple("Softmax", FIELDS)
 Regression = namedtuple("Regression", FIELDS)
+Logistics = namedtuple("Logistics", FIELDS + " mixtures levels log_scale_min")
+Gaussian = namedtuple("Gaussian", FIELDS + " mixtures log_scale_min")
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
@@ -57,7 +68,13 @@ def _square(head, outputs, rows, targets, weights, scale, gradient):
     return total
 
 
-LOSSES = {NoHead: _nothing, Softmax: _cross_entropy, Regression: _square}
+LOSSES = {
+    NoHead: _nothing,
+    Softmax: _cross_entropy,
+    Regression: _square,
+    Logistics: mixture_loss(logistic),
+    Gaussian: mixture_loss(normal),
+}
 
 
 def loss_rows(head, outputs, rows, targets, weights, scale, gradient):
@@ -68,6 +85,28 @@ def loss_rows(head, outputs, rows, targets, weights, scale, gradient):
 @overload(loss_rows, jit_options=INNER)
 def _loss_rows(head, outputs, rows, targets, weights, scale, gradient):
     return LOSSES[head.instance_class]
+
+
+# ---- draws -----------------------------------------------------------------------------------------------------------
+def _code(head, outputs, options, number, shift, probabilities, ordered):
+    code = sample_row(outputs, head.output_panels, options, number, probabilities, ordered)
+    return code >= 0, code
+
+
+DRAWS = {Softmax: _code, Logistics: mixture_draw(logistic_noise), Gaussian: mixture_draw(normal_noise)}
+
+
+def draw(head, outputs, options, number, shift, probabilities, ordered):
+    """Whether a row of outputs is finite, and what a number in [0, 1) draws from it; they are used up.
+
+    ``probabilities`` and ``ordered`` are scratch for a number for each output.
+    """
+    raise NotImplementedError
+
+
+@overload(draw, jit_options=INNER)
+def _draw(head, outputs, options, number, shift, probabilities, ordered):
+    return DRAWS[head.instance_class]
 
 
 # ---- two layers, or none ---------------------------------------------------------------------------------------------

@@ -4,30 +4,18 @@ Everything that does not change from call to call is a `Plan`, made once for a n
 condition comes, and kept in the workspace.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from wavedil.kernels import pool, storage
 from wavedil.kernels.cpu.host import width
-from wavedil.kernels.cpu.panels import add_gathered, gather, inverse_index, pack_rows, panel_index, panels_of
+from wavedil.kernels.cpu.panels import add_gathered, gather, inverse_index, pack_rows, panels_of
 from wavedil.kernels.workspace import aligned_zeros
-from wavedil.ops.gated_stack import cpu_gates, cpu_heads, cpu_joins
+from wavedil.ops.gated_stack import cpu_gates, cpu_heads, cpu_joins, heads
 from wavedil.ops.gated_stack import network as net
+from wavedil.ops.gated_stack.cpu_maps import all_parts, columns
 from wavedil.ops.gated_stack.cpu_tables import BEGIN, CHUNK, GATES, LAYER, STEP, Grads, Net, X
 
 KINDS = {net.BLOCK: 0, net.PROJECT: 1, net.FILTER: 2}
-
-
-class Part(NamedTuple):
-    """One packed array of the network's parameters."""
-
-    name: str  # the parameter
-    layer: int  # whose field says where it lies; -1: the head's or the network's
-    field: str
-    index: np.ndarray  # of each packed element, the parameter's element, or -1
-    matrix: tuple | None  # (panels, rows) of a matrix; None for a vector
-    training: bool  # only the backward pass reads it
 
 
 class Plan:
@@ -65,7 +53,7 @@ class Plan:
         self.wide = int(wide.sum())  # panels of all blocks' convolutions
         self.table["frames"] = np.cumsum(wide) - wide
         self.table["block_bias"] = self.table["frames"] * self.width
-        self.parts = self._parts()
+        self.parts = all_parts(self)
         self._inverse = None
         self.slab_size, self.d_embedding, self.head_gradients = self._lay_out_gradients()
 
@@ -92,100 +80,6 @@ class Plan:
     def condition_panels(self):
         """Of a condition that is an operand; 0 if there is none."""
         return self.of(self.network.condition.channels) if self.local else 0
-
-    # index maps -------------------------------------------------------------------------------------------------------
-    def columns(self, layer):
-        """Where each column of a block's convolution lies in its panels: half vectors of tanh and sigmoid in turn."""
-        if layer.wide == layer.gate:
-            return np.arange(layer.wide)
-        lanes, half = self.width // 2, layer.gate
-        channel = np.arange(layer.wide) % half
-        return channel // lanes * self.width + np.arange(layer.wide) // half * lanes + channel % lanes
-
-    def _matrix(self, places, rows, panels):
-        return panel_index(places, rows * self.width, panels, self.dtype), (panels, rows)
-
-    def _vector(self, places, panels):
-        return panel_index(places[None], 1, panels, self.dtype), None
-
-    def _conv(self, layer, outputs, columns, wide):
-        """Maps of a convolution's weight and of its transpose: (taps, inputs, outputs), with columns moved."""
-        w, taps, inputs = self.width, layer.taps, layer.inputs
-        R = self.of(inputs)
-        conv = _spread(_places(taps, inputs, outputs), wide * w, columns, 2)
-        at = np.concatenate([np.arange(inputs) + k * R * w for k in range(taps)])
-        forward = _spread(conv.reshape(taps * inputs, -1), taps * R * w, at, 0)
-        backward = conv.transpose(0, 2, 1).reshape(taps * wide * w, inputs)
-        return self._matrix(forward, taps * R, wide), self._matrix(backward, taps * wide, R)
-
-    def _block_maps(self, layer):
-        """(parameter, field, (index, matrix), only for training) of one block."""
-        w, both, row = self.width, layer.wide, self.table[self.layers.index(layer)]
-        R, D, S, wide = (int(row[name]) for name in ("inputs", "gate", "skip", "wide"))
-        columns = self.columns(layer)
-        forward, backward = self._conv(layer, both, columns, wide)
-        residual = _places(layer.gate, layer.inputs)
-        maps = [
-            ("conv.weight", "weight", forward, False), ("conv.weight", "weight_t", backward, True),
-            ("residual.weight", "residual", self._matrix(residual, D, R), False),
-            ("residual.bias", "residual_bias", self._vector(_places(layer.inputs), R), False),
-        ]  # fmt: skip
-        back = D, R + S
-        if layer.projects_skip:
-            skip, at = _places(layer.gate, layer.skip), np.arange(R * w, R * w + layer.skip)
-            maps += [
-                ("skip.weight", "skip_weight", self._matrix(skip, D, S), False),
-                ("skip.weight", "back", self._matrix(_spread(skip.T, (R + S) * w, at, 0), R + S, D), True),
-                ("skip.bias", "skip_bias", self._vector(_places(layer.skip), S), False),
-            ]  # fmt: skip
-        elif layer.stack.activation != net.GATED:
-            back = D, R
-        maps.append(("residual.weight", "back", self._matrix(residual.T, back[1], D), True))
-        if self.local:
-            C = self.condition_panels
-            weight = _spread(_places(layer.condition.channels, both), wide * w, columns, 1)
-            maps += [("condition.weight", "condition_weight", self._matrix(weight, C, wide), False),
-                     ("condition.weight", "condition_t", self._matrix(weight.T, wide, C), True)]  # fmt: skip
-        return maps
-
-    def _parts(self):
-        """All packed arrays; layers of the same shape share their maps."""
-        parts, known = [], {}
-        for i, layer in enumerate(self.layers):
-            shape = layer._replace(name="", last=False, first=False, dilation=1)
-            if shape not in known:
-                if layer.kind == net.BLOCK:
-                    known[shape] = self._block_maps(layer)
-                else:
-                    R = self.of(layer.outputs)
-                    forward, backward = self._conv(layer, layer.outputs, np.arange(layer.outputs), R)
-                    known[shape] = [("weight", "weight", forward, False), ("weight", "weight_t", backward, True)]
-                    bias = _places(layer.outputs) if layer.bias else np.full(layer.outputs, -1)
-                    known[shape].append(("bias" * layer.bias, "bias", self._vector(bias, R), False))
-            for name, field, (index, matrix), training in known[shape]:
-                parts.append(Part(f"{layer.name}.{name}", i, field, index, matrix, training))
-        return parts + self._shared_parts()
-
-    def _shared_parts(self):
-        """Those of the input and of a head of two layers."""
-        parts, n, head = [], self.network, self.network.head
-        if not n.real:
-            table = _places(n.input.classes, self.layers[0].inputs)
-            index = panel_index(table, n.input.classes, self.of(self.layers[0].inputs), self.dtype)
-            parts.append(Part("input.embedding", -1, "embedding", index, None, False))
-        if head is not None and head.end_channels:
-            S, E, Q = (self.of(c) for c in (n.feature_channels, head.end_channels, head.outputs))
-            weight0, weight1 = _places(n.feature_channels, head.end_channels), _places(head.end_channels, head.outputs)
-            for name, field, (index, matrix), training in (
-                ("0.weight", "weight0", self._matrix(weight0, S, E), False),
-                ("0.weight", "weight0_t", self._matrix(weight0.T, E, S), True),
-                ("0.bias", "bias0", self._vector(_places(head.end_channels), E), False),
-                ("1.weight", "weight1", self._matrix(weight1, E, Q), False),
-                ("1.weight", "weight1_t", self._matrix(weight1.T, Q, E), True),
-                ("1.bias", "bias1", self._vector(_places(head.outputs), Q), False),
-            ):  # fmt: skip
-                parts.append(Part(f"head.{name}", -1, field, index, matrix, training))
-        return parts
 
     # parameters -------------------------------------------------------------------------------------------------------
     def pack(self, params, workspace, threads, train, lowest=0, kind=None):
@@ -223,7 +117,7 @@ class Plan:
 
     def _fill_padding(self, arrays, begins):
         """Numbers that are no parameters: outputs that do not exist, and skip outputs that are z itself."""
-        if (-1, "bias1") in begins and isinstance(self.network.head, net.Softmax):
+        if (-1, "bias1") in begins and isinstance(self.network.head, heads.Softmax):
             begin, classes = begins[-1, "bias1"], self.network.head.classes
             # Classes that do not exist have probability zero.
             arrays["vectors"][begin + classes : begin + self.of(classes) * self.width] = -1e30
@@ -258,8 +152,9 @@ class Plan:
             "output_panels": 0 if head is None else self.of(head.outputs),
             "outputs": 0 if head is None else head.outputs,
         }  # fmt: skip
-        values = {name: 0 for name in kind._fields} | begins | sizes | self.head_gradients
-        return kind(**{name: int(values[name]) for name in kind._fields})
+        values = {name: int(value) for name, value in (begins | sizes | self.head_gradients).items()}
+        values |= {name: getattr(head, name) for name in kind._fields if hasattr(head, name)}
+        return kind(**{name: values.get(name, 0) for name in kind._fields})
 
     def _stored(self, packed, begins, found, kind):
         """Packed matrices in fewer bytes: the array, and where in it each begins."""
@@ -284,15 +179,15 @@ class Plan:
         biases = workspace.array((self.key, "biases"), (batch, self.wide * self.width), self.dtype)
         for i in self.blocks:
             layer, begin = self.layers[i], int(self.table["block_bias"][i])
-            columns = begin + self.columns(layer)
+            places = begin + columns(layer, self.width)
             bias = params[f"{layer.name}.conv.bias"]
             told = condition is not None or self.local
             if told and layer.condition.bias:
                 bias = bias + params[f"{layer.name}.condition.bias"]
-            biases[:, columns] = bias
+            biases[:, places] = bias
             if condition is not None:
                 weight = params[f"{layer.name}.condition.weight"]
-                biases[:, columns] += (condition[:, :, None] * weight).sum(axis=1)
+                biases[:, places] += (condition[:, :, None] * weight).sum(axis=1)
         return biases
 
     # gradients --------------------------------------------------------------------------------------------------------
@@ -389,7 +284,7 @@ class Plan:
             dcondition = np.zeros_like(condition)
         for i in self.blocks:
             layer, begin = self.layers[i], int(self.table["d_bias"][i])
-            dbias = grads.slab[:, begin + self.columns(layer)]
+            dbias = grads.slab[:, begin + columns(layer, self.width)]
             conv, told = f"{layer.name}.conv.bias", condition is not None or self.local
             if conv in needs:
                 into[conv] += _summed(dbias)
@@ -459,16 +354,3 @@ def _summed(dbias):
     for row in dbias[1:]:
         total += row
     return total
-
-
-def _places(*shape):
-    return np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
-
-
-def _spread(matrix, size, where, axis):
-    """The matrix with its rows or columns moved to the given places of a wider one."""
-    shape = list(matrix.shape)
-    shape[axis] = size
-    wide = np.full(shape, -1, np.int64)
-    wide[(slice(None),) * axis + (where,)] = matrix
-    return wide

@@ -2,8 +2,11 @@
 
 from collections import namedtuple
 
-from wavedil.kernels.cpu.jit import inner, jit
-from wavedil.kernels.cpu.panels import address, down, panel_view, repeated, strided_view, width_of
+import numpy as np
+from numba.extending import overload
+
+from wavedil.kernels.cpu.jit import INNER, inner, jit
+from wavedil.kernels.cpu.panels import address, down, panel_view, repeated, strided_view, type_of, width_of
 from wavedil.kernels.cpu.products import (
     few_row_product,
     few_row_product_biased,
@@ -13,15 +16,64 @@ from wavedil.kernels.cpu.products import (
     matrix,
 )
 from wavedil.kernels.cpu.random import uniform
-from wavedil.kernels.cpu.rows import add_rows, copy_rows, look_up, relu_rows, sample_row
+from wavedil.kernels.cpu.rows import add_rows, copy_rows, look_up, relu_rows
 from wavedil.ops.gated_stack.cpu_frames import frames_at
 from wavedil.ops.gated_stack.cpu_gates import few_gates
+from wavedil.ops.gated_stack.cpu_heads import draw
 from wavedil.ops.gated_stack.cpu_joins import stream_join
 from wavedil.ops.gated_stack.cpu_kernels import slide_down
 from wavedil.ops.gated_stack.cpu_places import inputs_of_streams, nothing
 from wavedil.ops.gated_stack.cpu_tables import BLOCK, X
 
 Options = namedtuple("Options", "seed temperature top_k top_p")
+# What is fed step by step, of each stream of a group: the latest codes or values, newest first, and the shifts of the
+# means. With values come other channels (rows, count, channels), coefficients of the linear prediction (rows, count,
+# order), and whether the prediction is a channel as well.
+FedCodes = namedtuple("FedCodes", "latest shift")
+FedValues = namedtuple("FedValues", "latest shift extra lpc predicted")
+
+
+# ---- what is fed -----------------------------------------------------------------------------------------------------
+def feed(fed, net, x, t, b):
+    """The first X of stream b = its latest value, and what comes with it at step t; its shift =."""
+    raise NotImplementedError
+
+
+def _feed_code(fed, net, x, t, b):
+    look_up(address(net.vectors, net.embedding), fed.latest[b, 0], down(x, b), net.layers[0].inputs, net.table_rows)
+
+
+def _feed_values(fed, net, x, t, b):
+    row, w, prediction = down(x, b), width_of(x.data), 0.0
+    for j in range(fed.lpc.shape[2]):
+        prediction += np.float64(fed.lpc[b, t, j]) * np.float64(fed.latest[b, j])
+    fed.shift[b] = prediction
+    others = 1 + fed.predicted
+    for c in range(net.layers[0].inputs * w):
+        value = type_of(x.data, 0.0)
+        if c == 0:
+            value = fed.latest[b, 0]
+        elif c < others:
+            value = type_of(x.data, prediction)
+        elif c < others + fed.extra.shape[2]:
+            value = fed.extra[b, t, c - others]
+        row.data[(c // w) * row.panel + c % w] = value
+
+
+@overload(feed, jit_options=INNER)
+def _feed(fed, net, x, t, b):
+    return _feed_code if fed.instance_class is FedCodes else _feed_values
+
+
+@inner
+def keep(fed, b, value):
+    """A stream's latest value = one more."""
+    for j in range(fed.latest.shape[1] - 1, 0, -1):
+        fed.latest[b, j] = fed.latest[b, j - 1]
+    fed.latest[b, 0] = value
+
+
+# ---- one step --------------------------------------------------------------------------------------------------------
 
 
 @inner
@@ -36,14 +88,14 @@ def _block_start(net, item, layer, t, n, gates):
 
 
 @inner
-def sample_step(net, item, codes, t, n):
-    """The skip sum after one more code of each of n streams, which are the rows of all matrices here."""
+def sample_step(net, item, fed, t, n):
+    """The skip sum after one more row of each of n streams, which are the rows of all matrices here."""
     vectors, w = net.vectors, width_of(address(net.vectors, 0))
     z, skip = panel_view(item.scratch, item.z, n), panel_view(item.scratch, item.skip, n)
     gates = panel_view(item.gates, 0, n)
     x = inputs_of_streams(item, 0, 0)
     for b in range(n):
-        look_up(address(vectors, net.embedding), codes[b], down(x, b), net.layers[0].inputs, net.table_rows)
+        feed(fed, net, x, t, b)
     for i in range(len(net.layers)):
         layer = net.layers[i]
         x = inputs_of_streams(item, i, 0)
@@ -77,7 +129,7 @@ def sample_step(net, item, codes, t, n):
 
 
 @inner
-def _logits(net, item, skip, n):
+def _outputs(net, item, skip, n):
     """What the head says of each stream."""
     head = net.head
     end, outputs = panel_view(item.scratch, item.end, n), panel_view(item.scratch, item.outputs, n)
@@ -91,17 +143,17 @@ def _logits(net, item, skip, n):
 
 
 @jit
-def stream_samples(net, item, codes, out, options, first_stream, time, probabilities, ordered, failed):
-    """Draw codes for a group of streams, each from the logits after the one before; ``codes`` start them."""
+def stream_samples(net, item, fed, out, options, first_stream, time, probabilities, ordered, failed):
+    """Draw for a group of streams, each from the outputs after the draw before; ``fed`` starts them."""
     n, count = out.shape
     for i in range(count):
         slide_down(net, item, 0, len(net.layers), 1)
-        logits = _logits(net, item, sample_step(net, item, codes, i, n), n)
+        outputs = _outputs(net, item, sample_step(net, item, fed, i, n), n)
         for b in range(n):
-            draw = uniform(options.seed, first_stream + b, time + i)
-            code = sample_row(down(logits, b), net.head.output_panels, options, draw, probabilities, ordered)
-            if code < 0:
+            number = uniform(options.seed, first_stream + b, time + i)
+            fine, value = draw(net.head, down(outputs, b), options, number, fed.shift[b], probabilities, ordered)
+            if not fine:
                 failed[0], failed[1] = first_stream + b, time + i
                 return
-            out[b, i] = code
-            codes[b] = code
+            out[b, i] = value
+            keep(fed, b, value)

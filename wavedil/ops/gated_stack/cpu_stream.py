@@ -11,7 +11,7 @@ from wavedil.kernels.workspace import Workspace, aligned_zeros
 from wavedil.ops.gated_stack.cpu_frames import project_frames
 from wavedil.ops.gated_stack.cpu_kernels import stream_loss, stream_rows
 from wavedil.ops.gated_stack.cpu_packing import Plan
-from wavedil.ops.gated_stack.cpu_sample import Options, stream_samples
+from wavedil.ops.gated_stack.cpu_sample import FedCodes, FedValues, Options, stream_samples
 from wavedil.ops.gated_stack.cpu_tables import CHUNK, GATES, Frames, Item, NoFrames, X
 
 
@@ -107,9 +107,9 @@ class Stream:
     # a block of rows --------------------------------------------------------------------------------------------------
     def _items(self, count, condition):
         """The net and each stream's arrays for ``count`` rows."""
-        everyone = condition if condition is not None and condition.ndim == 2 else None
-        local = condition if everyone is None else None
-        biases = self._biases(everyone, local is not None)
+        global_condition = condition if condition is not None and condition.ndim == 2 else None
+        local = condition if global_condition is None else None
+        biases = self._biases(global_condition, local is not None)
         if local is None and self._plain_items is not None:  # their arrays stay the same
             return self.nets[False], self._plain_items
         plan, net = self.plans[local is not None], self.nets[local is not None]
@@ -177,18 +177,17 @@ class Stream:
         return losses.sum()
 
     # drawing ----------------------------------------------------------------------------------------------------------
-    def sample(self, first, out, condition, options):
-        """Fill ``out (batch, n)`` with draws that follow ``first (batch,)`` and each other.
+    def sample(self, first, out, condition, options, extra=None, lpc=None):
+        """Fill ``out (batch, n)`` with draws that follow ``first`` (`streams.sample`) and each other.
 
         Streams go in groups, which are the rows of a step's products; a stream's bits do not depend on its group. A
         condition that changes in time is projected first, for all rows (one "frame" a row, if it has no frames).
         """
-        everyone = condition if condition is not None and condition.ndim == 2 else None
-        local = condition if everyone is None else None
+        global_condition = condition if condition is not None and condition.ndim == 2 else None
+        local = condition if global_condition is None else None
         plan, net = self.plans[local is not None], self.nets[local is not None]
-        biases = self._biases(everyone, local is not None)
+        biases = self._biases(global_condition, local is not None)
         frames = self._frames(local, biases, self.network.hop or 1)
-        codes = first.astype(np.int64)
         failed = np.full((self.batch, 2), -1)
         size = -(-self.batch // max(1, min(self.threads, self.batch // 4)))  # a group fills a tile of four rows
         groups = [slice(b, min(b + size, self.batch)) for b in range(0, self.batch, size)]
@@ -207,16 +206,28 @@ class Stream:
                 0, 0, biases[group].reshape(-1), biases.shape[1], told, NoFrames(),
                 **plan.scratch(self.workspace, rows, "step", b),
             )  # fmt: skip
-            chances = self.workspace.array(("probabilities", b), (2, self.network.head.classes), np.float64)
-            tasks.append((stream_samples, net, item, codes[group], out[group], Options(*options), b, self.time,
-                          *chances, failed[b]))  # fmt: skip
+            chances = self.workspace.array(("probabilities", b), (2, self.network.head.outputs), np.float64)
+            tasks.append((stream_samples, net, item, self._fed(group, first, extra, lpc), out[group],
+                          Options(*options), b, self.time, *chances, failed[b]))  # fmt: skip
         pool.run(tasks, self.threads)
         for group, position in zip(groups, positions, strict=True):
             self.position[group] = position
         if failed.max() >= 0:
             stream, step = failed[failed[:, 1] >= 0][0]
-            raise DivergedError(f"generate: the logits of stream {stream} are not finite at step {step}")
+            what = self.network.head.outputs_are
+            raise DivergedError(f"generate: the {what} of stream {stream} are not finite at step {step}")
         self.time += out.shape[1]
+
+    def _fed(self, group, first, extra, lpc):
+        """What a group of streams is fed in drawing: codes, or values and what comes with them."""
+        latest, shift = first[group, ::-1], np.zeros(group.stop - group.start)
+        if not self.network.real:
+            return FedCodes(latest.astype(np.int64, "C"), shift)
+        extra = np.ascontiguousarray(extra[group], self.dtype)
+        rows, count, others = extra.shape
+        lpc = np.zeros((rows, count, 0), self.dtype) if lpc is None else np.ascontiguousarray(lpc[group], self.dtype)
+        predicted = int(self.network.input.channels - 1 - others)
+        return FedValues(latest.astype(self.dtype, "C"), shift, extra, lpc, predicted)
 
 
 def _same(a, b):

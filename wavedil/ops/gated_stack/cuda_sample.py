@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda, float64, int64, types, uint32, uint64
 
-from wavedil.kernels.cpu.random import mix
+from wavedil.kernels.cpu.random import scramble
 from wavedil.kernels.cuda.launch import Kernel, threads_or
 from wavedil.kernels.cuda.numbers import reals
 
@@ -48,9 +48,9 @@ def draws(seed, batch, time, count):
     """`wavedil.kernels.cpu.random.uniform` of (seed, stream, time), (batch, count) float64."""
     golden = np.uint64(0x9E3779B97F4A7C15)
     streams, times = np.arange(batch, dtype=np.uint64)[:, None], np.arange(time, time + count, dtype=np.uint64)
-    x = mix.py_func(np.full((1, 1), seed, np.uint64) + golden)
-    x = mix.py_func(x + streams * golden + golden)
-    x = mix.py_func(x + times * golden + golden)
+    x = scramble.py_func(np.full((1, 1), seed, np.uint64) + golden)
+    x = scramble.py_func(x + streams * golden + golden)
+    x = scramble.py_func(x + times * golden + golden)
     return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

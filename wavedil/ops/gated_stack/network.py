@@ -8,7 +8,8 @@ written down here runs forward, backward, as a stream and as a generator on all 
 input          `Codes` (an embedding) or `Samples` (rows of real numbers, through a 1x1 convolution)
 stacks         `Stack`s of blocks, one after the other; between two of them a 1x1 convolution fits the width of what
                blocks pass on, and a convolution turns the sum of one stack's skip outputs into the start of the next
-head           `Softmax` over codes, `Regression` of real numbers, or None: the skip sum itself is what comes out
+head           `Softmax` over codes, `Regression` of real numbers, `Logistics` or `Gaussian` densities of a sample (see
+               `wavedil.ops.gated_stack.heads`), or None: the skip sum itself is what comes out
 condition      `Condition`: global, at every row, or at frame rate
 =============  ====================================================================================================
 """
@@ -20,18 +21,13 @@ from typing import NamedTuple
 from wavedil import checks
 from wavedil.errors import ConfigError
 from wavedil.ops import activation
+from wavedil.ops.gated_stack.heads import HEADS, Softmax, fill
 from wavedil.receptive import check_dilations
 
 GATED = "gated"  # tanh of one half times sigmoid of the other
 ACTIVATIONS = (GATED, "identity", *(kind for kind in activation.KINDS if kind not in activation.LEARNED
                                     and kind not in activation.GATED))  # fmt: skip
 INTERPOLATIONS = ("linear", "held")
-
-
-def _set(value, **fields):
-    """Fill fields of a frozen value."""
-    for name, number in fields.items():
-        object.__setattr__(value, name, number)
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Codes:
     classes: int
 
     def __post_init__(self):
-        _set(self, classes=checks.whole("Codes", "classes", self.classes))
+        fill(self, classes=checks.whole("Codes", "classes", self.classes))
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Samples:
     bias: bool = False
 
     def __post_init__(self):
-        _set(self, channels=checks.whole("Samples", "channels", self.channels), bias=bool(self.bias))
+        fill(self, channels=checks.whole("Samples", "channels", self.channels), bias=bool(self.bias))
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Condition:
     def __post_init__(self):
         where = "Condition"
         checks.one_of(where, "interpolation", self.interpolation, INTERPOLATIONS)
-        _set(self, channels=checks.whole(where, "channels", self.channels), hop=checks.whole(where, "hop", self.hop, 0),
+        fill(self, channels=checks.whole(where, "channels", self.channels), hop=checks.whole(where, "hop", self.hop, 0),
              bias=bool(self.bias))  # fmt: skip
 
     def frames(self, rows, first=0):
@@ -126,7 +122,7 @@ class Stack:
             )
         checks.one_of(where, "activation", self.activation, ACTIVATIONS)
         default = activation.ALPHA.get(self.activation, 0.0)
-        _set(self, dilations=dilations, kernel_sizes=sizes,
+        fill(self, dilations=dilations, kernel_sizes=sizes,
              alpha=checks.number(where, "alpha", default if self.alpha is None else self.alpha),
              channels=checks.whole(where, "channels", self.channels),
              gate_channels=checks.whole(where, "gate_channels", self.gate_channels),
@@ -136,48 +132,6 @@ class Stack:
     def sum_channels(self):
         """Channels of the skip sum."""
         return self.skip_channels or self.gate_channels
-
-
-@dataclass(frozen=True)
-class Softmax:
-    """The probability of each of so many codes: ``head.1(relu(head.0(relu(skip sum))))``, and its softmax.
-
-    The loss is ``-ln softmax(logits)[code]``, in nats.
-    """
-
-    classes: int
-    end_channels: int
-
-    def __post_init__(self):
-        _set(self, classes=checks.whole("Softmax", "classes", self.classes),
-             end_channels=checks.whole("Softmax", "end_channels", self.end_channels))  # fmt: skip
-
-    @property
-    def outputs(self):
-        """Columns of what comes out."""
-        return self.classes
-
-
-@dataclass(frozen=True)
-class Regression:
-    """Real numbers ``(B, T, outputs)``, whose loss is the mean of the squares of their errors over the outputs.
-
-    With end channels they are ``head.1(relu(head.0(relu(skip sum))))``. Without, one causal convolution of the skip
-    sum: ``head.weight (kernel_size, S, outputs)`` and ``head.bias``.
-    """
-
-    outputs: int = 1
-    end_channels: int = 0
-    kernel_size: int = 1
-    bias: bool = True
-
-    def __post_init__(self):
-        where = "Regression"
-        _set(self, outputs=checks.whole(where, "outputs", self.outputs),
-             end_channels=checks.whole(where, "end_channels", self.end_channels, 0),
-             kernel_size=checks.whole(where, "kernel_size", self.kernel_size), bias=bool(self.bias))  # fmt: skip
-        if self.end_channels and self.kernel_size > 1:
-            raise ConfigError(f"{where}: kernel_size must be 1 with end_channels, got {self.kernel_size}")
 
 
 BLOCK, PROJECT, FILTER = "block", "project", "filter"  # kinds of layers
@@ -246,7 +200,7 @@ class Network:
     ----------
     input : Codes or Samples
     stacks : tuple of Stack
-    head : Softmax, Regression or None
+    head : Softmax, Regression, Logistics, Gaussian or None
     condition : Condition or None
     join_bias : bool
         Whether the convolution between the skip sums of two stacks, ``joins.k.skip``, has a bias.
@@ -260,9 +214,11 @@ class Network:
 
     def __post_init__(self):
         where = "Network"
-        _set(self, stacks=tuple(self.stacks))
+        if isinstance(self.stacks, Stack) or not hasattr(self.stacks, "__iter__"):
+            raise ConfigError(f"{where}: stacks must be a tuple of Stack, got {type(self.stacks).__name__}")
+        fill(self, stacks=tuple(self.stacks))
         for name, value, kinds in (("input", (self.input,), (Codes, Samples)), ("stacks", self.stacks, (Stack,)),
-                                   ("head", (self.head,), (Softmax, Regression, type(None))),
+                                   ("head", (self.head,), (*HEADS, type(None))),
                                    ("condition", (self.condition,), (Condition, type(None)))):  # fmt: skip
             for part in value:
                 if not isinstance(part, kinds):

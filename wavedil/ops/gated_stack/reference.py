@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from wavedil.errors import DivergedError
 from wavedil.kernels import storage
-from wavedil.kernels.cpu.random import uniform
 from wavedil.ops.activation.reference import FUNCTIONS, SLOPES
 from wavedil.ops.gated_stack.network import FILTER, GATED, PROJECT
+from wavedil.ops.gated_stack.reference_heads import LOSSES, draw, fed_rows
 
 
 def _conv(x, weight, dilation):
@@ -24,7 +23,7 @@ def _conv(x, weight, dilation):
 
 
 # ---- the condition ---------------------------------------------------------------------------------------------------
-def spread(network, first, rows):
+def _spread(network, first, rows):
     """(rows, frames) matrix: how much of each frame the rows from number ``first`` on see. Its rows sum to 1."""
     condition = network.condition
     times = np.arange(first, first + rows)
@@ -45,7 +44,7 @@ def _at_every_row(network, condition, rows, first=0):
         return condition
     if condition.ndim == 2:
         return condition[:, None, :]
-    return np.einsum("tf,bfc->btc", spread(network, first, rows).astype(condition.dtype), condition)
+    return np.einsum("tf,bfc->btc", _spread(network, first, rows).astype(condition.dtype), condition)
 
 
 # ---- forward ---------------------------------------------------------------------------------------------------------
@@ -113,27 +112,9 @@ def _forward(params, inputs, network, condition, half_activations=False, first_r
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
-def _softmax(logits, codes):
-    """-ln softmax(logits)[code], and its gradient."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    exp = np.exp(shifted)
-    total = exp.sum(axis=-1, keepdims=True)
-    score = np.take_along_axis(shifted, codes[..., None].astype(np.int64), axis=-1)[..., 0]
-    return np.log(total[..., 0]) - score, exp / total - (np.arange(logits.shape[-1]) == codes[..., None])
-
-
-def _square(outputs, targets):
-    """The mean square of the errors, and its gradient."""
-    error = outputs - targets
-    return (error * error).mean(axis=-1), 2 / error.shape[-1] * error
-
-
-LOSSES = {"Softmax": _softmax, "Regression": _square}
-
-
 def _losses(network, outputs, targets, weights):
     """The loss of each row times its weight, and the gradient of their sum; rows of weight 0 count for nothing."""
-    rows, slopes = LOSSES[type(network.head).__name__](outputs, targets)
+    rows, slopes = LOSSES[type(network.head).__name__](network.head, outputs, targets)
     counts = weights != 0
     return np.where(counts, rows, 0) * weights, np.where(counts[..., None], slopes, 0) * weights[..., None]
 
@@ -207,7 +188,7 @@ def _trunk_back(params, into, inputs, network, condition, c, saved, dskip):
         return dc.sum(axis=1)
     if not network.hop:
         return dc
-    return np.einsum("tf,btc->bfc", spread(network, 0, inputs.shape[1]).astype(dc.dtype), dc)
+    return np.einsum("tf,btc->bfc", _spread(network, 0, inputs.shape[1]).astype(dc.dtype), dc)
 
 
 def _block_back(params, into, layer, x, kept, dh, dskip, c, dc):
@@ -284,16 +265,20 @@ class Stream:
             return self.network
         return dataclasses.replace(self.network, condition=dataclasses.replace(self.network.condition, hop=0))
 
-    def sample(self, first, out, condition, options):
+    def sample(self, first, out, condition, options, extra=None, lpc=None):
         """Fill ``out (batch, n)`` with draws."""
-        logits = np.empty((self.batch, 1, self.network.head.outputs), self.dtype)
+        head = self.network.head
+        outputs = np.empty((self.batch, 1, head.outputs), self.dtype)
+        past = first
         for i in range(out.shape[1]):
             local = condition
             if condition is not None and condition.ndim == 3:
                 local = self._frames(condition, i)
-            self.step(first[:, None] if i == 0 else out[:, i - 1 : i], local, logits)
+            fed, shifts = fed_rows(self.network, past, extra, lpc, i)
+            self.step(fed, local, outputs)
             for b in range(self.batch):
-                out[b, i] = draw(logits[b, 0].astype(np.float64), options, b, self.time - 1)
+                out[b, i] = draw(head, outputs[b, 0].astype(np.float64), options, b, self.time - 1, shifts[b])
+            past = np.concatenate([past[:, 1:], out[:, i : i + 1]], axis=1)
 
     def _frames(self, condition, i):
         """The frames (or the row) that row i of the draws needs."""
@@ -302,22 +287,6 @@ class Stream:
         frames, begin = self.network.condition, self.time - i  # each draw moves the time on
         first = self.time // frames.hop - begin // frames.hop
         return condition[:, first : first + frames.frames(1, self.time)]
-
-
-def draw(logits, options, stream, time):
-    """A class drawn from softmax(logits / temperature)."""
-    seed, temperature, top_k, top_p = options
-    if not np.isfinite(logits).all():
-        raise DivergedError(f"generate: the logits of stream {stream} are not finite at step {time}")
-    if temperature == 0:
-        return logits.argmax()
-    p = np.exp((logits - logits.max()) / temperature)
-    ordered = np.sort(p)[::-1]
-    kept = len(p) if top_p == 1 else 1 + int((ordered.cumsum() < top_p * p.sum()).sum())
-    kept = min(kept, top_k or len(p), len(p))
-    p = np.where(p >= ordered[kept - 1], p, 0).cumsum()
-    code = np.searchsorted(p, uniform(seed, stream, time) * p[-1], side="right")
-    return min(code, np.searchsorted(p, p[-1]))
 
 
 def init_state(params, batch, *, network, threads, storage_kind):

@@ -3,11 +3,11 @@
 import numpy as np
 
 from wavedil import checks
-from wavedil.errors import ConfigError
+from wavedil.errors import ConfigError, ShapeError
 from wavedil.kernels import storage as stored
 from wavedil.ops import contract
-from wavedil.ops.gated_stack.arguments import checked_condition, checked_inputs, checked_params
-from wavedil.ops.gated_stack.network import Softmax
+from wavedil.ops.gated_stack.arguments import checked_condition, checked_draw, checked_inputs, checked_params
+from wavedil.ops.gated_stack.heads import Gaussian, Logistics, Softmax
 
 
 def init_state(params, batch=1, *, network, storage=None, backend=None, threads=None):
@@ -96,41 +96,50 @@ def step_features(inputs, state, condition=None, *, out=None):
 
 
 def _step(where, inputs, state, condition, out, columns, head):
-    inputs, condition = _checked(where, inputs, state, condition)
+    inputs = checked_inputs(where, state.network, inputs, state.dtype, batch=state.batch)
+    condition = _condition(where, state, condition, inputs.shape[1])
     like = [("the state", getattr(state, "like", None))]
     out = contract.output(where, "out", out, (*inputs.shape[:2], columns), state.dtype, None, like)
     state.step(inputs, condition, out, head=head)
     return out
 
 
-def _checked(where, inputs, state, condition, rows=None):
-    """Inputs and condition (of so many rows, if they are not those of the inputs) after checks."""
-    inputs = checked_inputs(where, state.network, inputs, state.dtype, batch=state.batch)
-    rows = inputs.shape[1] if rows is None else rows
+def _condition(where, state, condition, rows):
+    """The condition of so many more rows, after checks."""
     condition = checked_condition(
         where, state.network, condition, (state.batch, rows), state.dtype, "the state", state.time
     )
     if condition is not None and getattr(state, "like", None) is not None:
         contract.same_place(where, "condition", condition, state.like)
-    return inputs, condition
+    return condition
 
 
-def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, top_p=None, seed=0, progress=None):
-    """Draw ``count`` codes, each from the logits after the one before; the state is changed in place.
+def sample(first, count, state, condition=None, *, extra=None, lpc=None, temperature=1.0, top_k=None, top_p=None,
+           seed=0, progress=None):  # fmt: skip
+    """Draw ``count`` codes or values, each from the outputs after the one before; the state is changed in place.
 
     A draw depends on the seed, the stream's number, and the stream's time alone.
 
     Parameters
     ----------
-    first : (B,) array of ints
-        The codes to go on from, which the state has not seen yet.
+    first : (B,) array of ints, or (B,) or (B, n) array of floats
+        The code or value to go on from, which the state has not seen yet. With ``lpc`` also the values before it, of
+        which it is the last; what is missing is 0.
     count : int
     state
-        From `init_state`, of a network from codes to codes.
+        From `init_state`, of a network from codes to codes (`Softmax`), or from `Samples` to `Logistics` or `Gaussian`.
+        What was drawn is channel 0 of the next row.
     condition : (B, Cc), (B, count, Cc) or (B, F, Cc) array, optional
         Frames as in `step`.
+    extra : (B, count, channels) array, optional
+        The last channels of the rows that are fed with the values: what is known in advance.
+    lpc : (B, count, order) array, optional
+        Coefficients of a linear prediction: row i shifts the means of what it draws by
+        ``p = sum over j of lpc[:, i, j] y[j]``, where y[0] is the latest value, y[1] the one before. If the network's
+        input has one channel more than the value and ``extra``, p is its channel 1.
     temperature : float
-        Logits are divided by it; 0 takes the most probable code.
+        Logits are divided by it, and scales are multiplied by it; 0 takes the most probable code, or the mean of the
+        component of the largest weight.
     top_k : int, optional
         Draw only from so many of the likeliest codes. Codes as likely as the last of these are kept as well.
     top_p : float in (0, 1], optional
@@ -142,37 +151,79 @@ def sample(first, count, state, condition=None, *, temperature=1.0, top_k=None, 
 
     Returns
     -------
-    (B, count) array of uint8, or int64 if there are more than 256 classes
+    (B, count) array
+        Codes in uint8, or int64 if there are more than 256 classes; or values in [-1, 1], in the state's type. Of each
+        component's noise the outermost 1e-5 at both ends is cut off.
 
     Raises
     ------
     DivergedError
-        If logits are not finite; the state is of no more use then.
+        If outputs are not finite; the state is of no more use then.
     """
     where = "gated_stack.sample"
-    head = state.network.head
-    if not isinstance(head, Softmax) or state.network.real:
-        raise ConfigError(f"{where}: the state's network must go from codes to codes, got another")
     count = checks.whole(where, "count", count, 0)
-    codes, condition = _checked(where, np.asarray(first)[:, None], state, condition, max(count, 1))
-    seed = checks.whole(where, "seed", seed, 0)
-    if seed >= 2**63:
-        raise ConfigError(f"{where}: seed must be below 2**63, got {seed}")
-    temperature = checks.number(where, "temperature", temperature, "a finite number of at least 0", lambda t: t >= 0)
-    top_k = 0 if top_k is None else min(checks.whole(where, "top_k", top_k), head.classes)
-    top_p = 1.0 if top_p is None else checks.number(where, "top_p", top_p, "a number above 0, up to 1",
-                                                    lambda p: 0 < p <= 1)  # fmt: skip
-    out = np.empty((len(codes), count), np.uint8 if head.classes <= 256 else np.int64)
-    first, pieces, start = codes[:, 0].astype(np.int64), 1000, state.time
+    codes = not state.network.real
+    options = _options(where, state, codes, seed, temperature, top_k, top_p)
+    if codes:
+        for name, given in (("extra", extra), ("lpc", lpc)):
+            if given is not None:
+                raise ConfigError(f"{where}: {name} must be None for a network of codes, got {np.shape(given)}")
+        first = contract.integers(where, "first", np.asarray(first), (state.batch,))
+        contract.in_range(where, "first", first, state.network.input.classes)
+        out = np.empty((state.batch, count), np.uint8 if state.network.head.classes <= 256 else np.int64)
+        first = first.astype(np.int64)[:, None]
+    else:
+        first, extra, lpc = _checked_values(where, state, first, count, extra, lpc)
+        out = np.empty((state.batch, count), state.dtype)
+    condition = _condition(where, state, condition, max(count, 1))
+    pieces, start, latest = 1000, state.time, first.shape[1]
     for begin in range(0, count, pieces):
-        piece = np.empty((len(codes), min(pieces, count - begin)), np.int64)
+        piece = np.empty((state.batch, min(pieces, count - begin)), first.dtype)
         local = part_of_condition(condition, state.network, start, begin, piece.shape[1])
-        state.sample(first, piece, local, (seed, temperature, top_k, top_p))
+        told = [None if given is None else given[:, begin : begin + pieces] for given in (extra, lpc)]
+        state.sample(first, piece, local, options, *told)
         out[:, begin : begin + pieces] = piece
-        first = piece[:, -1]
+        first = np.concatenate([first, piece], axis=1)[:, -latest:]
         if progress is not None:
             progress(begin + piece.shape[1], count)
     return out
+
+
+def _options(where, state, codes, seed, temperature, top_k, top_p):
+    """(seed, temperature, top_k, top_p) of a state that can be drawn from, after checks."""
+    network, head = state.network, state.network.head
+    good = isinstance(head, Logistics | Gaussian)
+    if codes:
+        good = isinstance(head, Softmax) and head.classes <= network.input.classes
+    if not good:
+        wanted = "from codes to no more codes, or from Samples to Logistics or Gaussian"
+        got = f"{type(network.input).__name__} in and {type(head).__name__} out"
+        raise ConfigError(f"{where}: the state's network must go {wanted}, got one with {got}")
+    for name, value in (("top_k", top_k), ("top_p", top_p)):
+        if value is not None and not codes:
+            raise ConfigError(f"{where}: {name} must be None for a network of values, got {value!r}")
+    return checked_draw(where, head.classes if codes else 1, seed, temperature, top_k, top_p)
+
+
+def _checked_values(where, state, first, count, extra, lpc):
+    """The latest values (as many as are needed), other channels and coefficients after checks."""
+    batch, dtype, channels, order = state.batch, state.dtype, state.network.input.channels, 1
+    if lpc is not None:
+        lpc = contract.floats(where, "lpc", lpc, (batch, count, "order"), dtype, like="the state")
+        order = max(order, lpc.shape[2])
+    first = np.asarray(first)
+    first = contract.floats(where, "first", first[:, None] if first.ndim == 1 else first, (batch, "n"), dtype,
+                            like="the state")  # fmt: skip
+    first = np.concatenate([np.zeros((batch, order), dtype), first], axis=1)[:, -order:]
+    if extra is None or np.shape(extra)[2:] == (0,):
+        extra = np.zeros((batch, count, 0), dtype)
+    else:
+        extra = contract.floats(where, "extra", extra, (batch, count, "channels"), dtype, like="the state")
+    wanted = [channels - 1] if lpc is None else [n for n in (channels - 2, channels - 1) if n >= 0]
+    if extra.shape[2] not in wanted:
+        counts = " or ".join(map(str, wanted))
+        raise ShapeError(f"{where}: extra must be ({batch}, {count}, {counts}), got {extra.shape}")
+    return first, extra, lpc
 
 
 def part_of_condition(condition, network, start, begin, rows):

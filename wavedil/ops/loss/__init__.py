@@ -30,7 +30,7 @@ class Saved(NamedTuple):
 
     x: np.ndarray  # (..., C)
     targets: np.ndarray  # (..., C)
-    weights: np.ndarray  # (...), divided by their sum and by C
+    sample_weight: np.ndarray  # (...), divided by its sum and by C
     kind: str
     delta: float
 
@@ -41,17 +41,17 @@ class Grads(NamedTuple):
     x: np.ndarray | None
 
 
-def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backend=None, threads=None):
+def forward(x, targets, sample_weight=None, *, kind, delta=None, workspace=None, backend=None, threads=None):
     """Mean loss of predictions against targets.
 
-    ``loss = sum(weights l(x, targets)) / (C sum(weights))``, with the kinds of the family's page.
+    ``loss = sum(sample_weight l(x, targets)) / (C sum(sample_weight))``, with the kinds of the family's page.
 
     Parameters
     ----------
     x : (..., C) array of floats
         Predictions, or logits of ``binary``.
     targets : array of the shape and dtype of x
-    weights : (...) array of numbers or booleans, optional
+    sample_weight : (...) array of numbers or booleans, optional
         One for each row: at least 0, with a sum above 0; 0 masks a row out, whatever it and its targets hold. The
         default weighs all rows the same.
     kind : {"binary", "mse", "mae", "huber"}
@@ -73,7 +73,8 @@ def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backe
     Raises
     ------
     ShapeError
-        If shapes do not fit, weights are negative, not finite or all zero, or targets of ``binary`` outside of [0, 1].
+        If shapes do not fit, sample_weight is negative, not finite or all zero, or targets of ``binary`` are not in
+        [0, 1].
     DTypeError
         If dtypes are mixed or of the wrong kind.
     ConfigError
@@ -102,8 +103,8 @@ def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backe
         raise ConfigError(f"{where}: delta must be None for {kind}, got {delta!r}")
     delta = checks.number(where, "delta", 1.0 if delta is None else delta, "a number above 0", lambda d: d > 0)
     kernels = contract.backend(where, backend, x, targets=targets)
-    shares = contract.empty(workspace, f"{where}.weights", x.shape[:-1], x.dtype, x)
-    contract.shares(where, weights, shares, x.shape[-1])
+    shares = contract.empty(workspace, f"{where}.sample_weight", x.shape[:-1], x.dtype, x)
+    contract.shares(where, sample_weight, shares, x.shape[-1])
     if kind == "binary":
         contract.between(where, "targets", targets, 0, 1, shares)
     loss = contract.empty(workspace, f"{where}.loss", (1,), np.float64, x)
@@ -114,7 +115,7 @@ def forward(x, targets, weights=None, *, kind, delta=None, workspace=None, backe
 def backward(dy, saved, *, into=None, needs=None, workspace=None, backend=None, threads=None):
     """The gradient with respect to x, scaled by the upstream scalar ``dy``.
 
-    ``dx = dy weights / (C sum(weights)) dl/dx``
+    ``dx = dy sample_weight / (C sum(sample_weight)) dl/dx``
 
     Parameters
     ----------

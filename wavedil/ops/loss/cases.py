@@ -6,7 +6,7 @@ from wavedil.ops.contract import Case
 
 SUITES = ("parity", "gradients")
 
-# name: shape, kind, delta, weights
+# name: shape, kind, delta, sample_weight
 _SIZES = {
     "one-sample": ((1, 1, 1), "mse", None, None),
     "short": ((3, 5, 3), "binary", None, "floats"),
@@ -19,7 +19,7 @@ _SIZES = {
     "long": ((1, 1201, 16), "mse", None, "floats"),
 }
 CASES = tuple(
-    Case(name, seed, dict(zip(("shape", "kind", "delta", "weights"), sizes, strict=True)))
+    Case(name, seed, dict(zip(("shape", "kind", "delta", "sample_weight"), sizes, strict=True)))
     for seed, (name, sizes) in enumerate(_SIZES.items())
 )
 
@@ -36,8 +36,8 @@ def inputs(case, dtype):
         distance += np.where(np.abs(distance - delta) < 0.02, 0.05, 0)
         x = targets + rng.choice([-1, 1], shape) * distance
     arrays = {"x": x.astype(dtype), "targets": targets.astype(dtype)}
-    if s["weights"] == "floats":
-        arrays["weights"] = rng.uniform(0.1, 2.0, shape[:-1]).astype(dtype)
-    elif s["weights"] == "mask":
-        arrays["weights"] = rng.uniform(size=shape[:-1]) < 0.7
+    if s["sample_weight"] == "floats":
+        arrays["sample_weight"] = rng.uniform(0.1, 2.0, shape[:-1]).astype(dtype)
+    elif s["sample_weight"] == "mask":
+        arrays["sample_weight"] = rng.uniform(size=shape[:-1]) < 0.7
     return arrays, {"kind": s["kind"], "delta": s["delta"]}

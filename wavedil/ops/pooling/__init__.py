@@ -68,7 +68,7 @@ def width(channels, kind):
     return channels if _kind("pooling.width", kind) == "average" else 2 * channels
 
 
-def forward(x, w=None, b=None, v=None, *, kind="average", weights=None, out=None, workspace=None, backend=None,
+def forward(x, w=None, b=None, v=None, *, kind="average", sample_weight=None, out=None, workspace=None, backend=None,
             threads=None):  # fmt: skip
     """Pool the rows of each item into one vector.
 
@@ -80,7 +80,7 @@ def forward(x, w=None, b=None, v=None, *, kind="average", weights=None, out=None
     w : (C, H) array, b : (H,) array, v : (H,) array
         The hidden layer of the attention, its bias, and the scores' weights; for ``kind="attentive"``.
     kind : {"average", "statistics", "attentive"}
-    weights : (B, T) array of numbers or booleans, optional
+    sample_weight : (B, T) array of numbers or booleans, optional
         How much each row counts: at least 0, with a positive sum in each item. Rows of weight 0 are not looked at, so
         a padded clip gives what it gives alone. The default weighs all rows the same.
     out : (B, C) or (B, 2 C) array, optional
@@ -100,7 +100,7 @@ def forward(x, w=None, b=None, v=None, *, kind="average", weights=None, out=None
     Raises
     ------
     ShapeError
-        If shapes do not fit, or the weights are negative, not finite or all zero in an item.
+        If shapes do not fit, or sample_weight is negative, not finite or all zero in an item.
     DTypeError
         If dtypes are mixed or of the wrong kind.
     ConfigError
@@ -111,7 +111,7 @@ def forward(x, w=None, b=None, v=None, *, kind="average", weights=None, out=None
     >>> import numpy as np
     >>> from wavedil.ops import pooling
     >>> x = np.array([1.0, 3.0, 100.0]).reshape(1, 3, 1)
-    >>> y, saved = pooling.forward(x, kind="statistics", weights=np.array([[1, 1, 0]]))
+    >>> y, saved = pooling.forward(x, kind="statistics", sample_weight=np.array([[1, 1, 0]]))
     >>> y.round(4)
     array([[2., 1.]])
     """
@@ -121,7 +121,7 @@ def forward(x, w=None, b=None, v=None, *, kind="average", weights=None, out=None
     kernels = contract.backend(where, backend, x, w=w, b=b, v=v)
     moments = kind != "average"
     batch, channels = x.shape[0], x.shape[2]
-    rows = _weights(where, weights, x, workspace)
+    rows = _weights(where, sample_weight, x, workspace)
     given = [("x", x), ("w", w), ("b", b), ("v", v)]
     y = contract.output(where, "out", out, (batch, width(channels, kind)), x.dtype, workspace, given)
     shares = contract.empty(workspace, f"{where}.shares", x.shape[:2], x.dtype, x)
@@ -197,7 +197,8 @@ def init_state(batch, channels, like=None):
     return state
 
 
-def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=None, workspace=None, backend=None):
+def step(x, state, w=None, b=None, v=None, *, kind="average", sample_weight=None, out=None, workspace=None,
+         backend=None):  # fmt: skip
     """Take the next rows of streams in; the pooled vectors of all their rows so far, as `forward` would give them.
 
     A stream of which no row has counted yet has means and variances of 0.
@@ -208,7 +209,7 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=
         Any number of rows from 1 up.
     state : State
         Of `init_state`; changed in place.
-    weights : (B, n) array of numbers or booleans, optional
+    sample_weight : (B, n) array of numbers or booleans, optional
         How much each row counts, beside all others of the stream; all zero is allowed here.
     w, b, v, kind, workspace, backend
         As in `forward`.
@@ -232,10 +233,10 @@ def step(x, state, w=None, b=None, v=None, *, kind="average", weights=None, out=
         *(contract.target(where, f"state.{n}", getattr(state, n), shape, np.float64, x) for n, shape in shapes.items())
     )
     kernels = contract.backend(where, backend, x, w=w, b=b, v=v)
-    rows = contract.empty(workspace, f"{where}.weights", x.shape[:2], x.dtype)  # on the host
+    rows = contract.empty(workspace, f"{where}.sample_weight", x.shape[:2], x.dtype)  # on the host
     rows.fill(1)
-    if weights is not None:
-        rows[...], _ = contract.row_weights(where, weights, rows.shape, zero=True)
+    if sample_weight is not None:
+        rows[...], _ = contract.row_weights(where, sample_weight, rows.shape, zero=True)
     given = [("x", x), ("w", w), ("b", b), ("v", v)]
     y = contract.output(where, "out", out, (batch, width(channels, kind)), x.dtype, workspace, given)
     kernels.step(y, state, x, rows, w, b, v, kind, workspace=workspace)
@@ -263,13 +264,13 @@ def _check(where, x, w, b, v, kind):
     return x, w, b, v
 
 
-def _weights(where, weights, x, workspace):
-    """The weights, divided by each item's sum, where x is. Those on a device are waited for, as they are checked."""
+def _weights(where, sample_weight, x, workspace):
+    """The rows' weights, divided by each item's sum, where x is. A device is waited for, as they are checked."""
     shape = x.shape[:2]
-    shares = contract.empty(workspace, f"{where}.weights", shape, x.dtype)
-    if weights is None:
+    shares = contract.empty(workspace, f"{where}.sample_weight", shape, x.dtype)
+    if sample_weight is None:
         shares.fill(1 / shape[1])
     else:
-        weights, totals = contract.row_weights(where, weights, shape, axis=1)
-        np.divide(weights, totals[:, None], out=shares, casting="same_kind")
-    return contract.placed(workspace, f"{where}.weights", shares, x)
+        sample_weight, totals = contract.row_weights(where, sample_weight, shape, axis=1)
+        np.divide(sample_weight, totals[:, None], out=shares, casting="same_kind")
+    return contract.placed(workspace, f"{where}.sample_weight", shares, x)

@@ -6,7 +6,7 @@ from wavedil.ops.contract import Case
 
 SUITES = ("parity", "gradients")
 
-# name: kind, batch, time, channels, hidden, weights
+# name: kind, batch, time, channels, hidden, sample_weight
 _SIZES = {
     "one-sample": ("average", 1, 1, 1, 0, None),
     "short": ("attentive", 3, 5, 3, 9, "floats"),
@@ -18,7 +18,7 @@ _SIZES = {
     "long": ("attentive", 1, 1201, 16, 16, None),
     "far-from-zero": ("statistics", 1, 1201, 3, 0, "floats"),
 }
-_NAMES = ("kind", "batch", "time", "channels", "hidden", "weights")
+_NAMES = ("kind", "batch", "time", "channels", "hidden", "sample_weight")
 CASES = tuple(
     Case(name, seed, dict(zip(_NAMES, sizes, strict=True))) for seed, (name, sizes) in enumerate(_SIZES.items())
 )
@@ -33,10 +33,10 @@ def inputs(case, dtype):
         arrays["w"] = (rng.standard_normal((s["channels"], s["hidden"])) / s["channels"] ** 0.5).astype(dtype)
         arrays["b"] = rng.standard_normal(s["hidden"]).astype(dtype)
         arrays["v"] = rng.standard_normal(s["hidden"]).astype(dtype)
-    if s["weights"] == "floats":
-        arrays["weights"] = rng.uniform(0.1, 2.0, rows).astype(dtype)
-    elif s["weights"] == "lengths":
-        arrays["weights"] = np.arange(s["time"]) < rng.integers(1, s["time"] + 1, (s["batch"], 1))
-    elif s["weights"] == "mask":
-        arrays["weights"] = (rng.random(rows) < 0.6) | (np.arange(s["time"]) == 0)
+    if s["sample_weight"] == "floats":
+        arrays["sample_weight"] = rng.uniform(0.1, 2.0, rows).astype(dtype)
+    elif s["sample_weight"] == "lengths":
+        arrays["sample_weight"] = np.arange(s["time"]) < rng.integers(1, s["time"] + 1, (s["batch"], 1))
+    elif s["sample_weight"] == "mask":
+        arrays["sample_weight"] = (rng.random(rows) < 0.6) | (np.arange(s["time"]) == 0)
     return arrays, {"kind": s["kind"]}

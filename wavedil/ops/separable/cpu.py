@@ -74,7 +74,7 @@ def step(y, state, x, depth, point, b, dilation, *, workspace):
     history, position = state
     batch, n, channels = x.shape
     taps = workspace.array("separable.taps", (batch, depth.shape[0], n, channels), x.dtype)
-    x = layout.unlocked(x)
+    x = layout.writeable_view(x)
     layout.tap_rows(history, position, x, dilation[0], taps)
     rows = taps.reshape(batch, -1, channels)
     forward(y, rows, depth, point, b, (n,), ((0, 0),), workspace=workspace, threads=1)

@@ -87,11 +87,11 @@ def parameter_shapes(*, inputs, channels, kernel_size, outputs, classes=0):
     return shapes
 
 
-def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, loss, last=False, delta=None,
+def loss_and_grads(params, x, targets, sample_weight=None, into=None, *, dilations, loss, last=False, delta=None,
                    dropout=None, needs=None, workspace=None, backend=None, threads=None):  # fmt: skip
     """Mean loss of the predictions, and the gradient of every parameter that is needed.
 
-    ``loss = sum(weights l(y, targets)) / sum(weights)``, where numbers also take the mean over the outputs.
+    ``loss = sum(sample_weight l(y, targets)) / sum(sample_weight)``, where numbers also take the mean over the outputs.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
         The latter if there is an embedding.
     targets : array
         Classes ``(B, T)`` for ``cross_entropy``, else numbers ``(B, T, O)``; without the axis of time if ``last``.
-    weights : (B, T) or (B,) array, optional
+    sample_weight : (B, T) or (B,) array, optional
         How much each prediction counts: not negative, with a positive sum. None: all the same.
     into : mapping like params, optional
         Gradients are added to these arrays (``+=``).
@@ -134,7 +134,7 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
         If an argument does not fit the others; the message names it, the expectation and what came.
     """
     where = "tcn_stack.loss_and_grads"
-    call = _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads)
+    call = _check_loss(where, params, x, targets, sample_weight, dilations, loss, last, delta, dropout, threads)
     needs = check_needs(where, needs, call["params"])
     shapes = {name: value for name, value in call["params"].items() if name in needs}
     if into is None:
@@ -147,8 +147,8 @@ def loss_and_grads(params, x, targets, weights=None, into=None, *, dilations, lo
     return Result(module.loss_and_grads(into=into, needs=needs, workspace=workspace, **call), into)
 
 
-def loss(params, x, targets, weights=None, *, dilations, loss, last=False, delta=None, dropout=None, workspace=None,
-         backend=None, threads=None):  # fmt: skip
+def loss(params, x, targets, sample_weight=None, *, dilations, loss, last=False, delta=None, dropout=None,
+         workspace=None, backend=None, threads=None):  # fmt: skip
     """The loss of `loss_and_grads` without the gradients.
 
     Returns
@@ -156,7 +156,7 @@ def loss(params, x, targets, weights=None, *, dilations, loss, last=False, delta
     float
     """
     where = "tcn_stack.loss"
-    call = _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads)
+    call = _check_loss(where, params, x, targets, sample_weight, dilations, loss, last, delta, dropout, threads)
     module = contract.backend(where, backend, call["params"]["head.weight"], **call["params"])
     return module.loss_and_grads(into=None, needs=frozenset(), workspace=workspace, **call)
 
@@ -288,7 +288,7 @@ def _without_unseen(x, shares, params, dilations):
     return contract.placed(None, "x", np.where(seen[..., None], held, held.dtype.type(0)), x)
 
 
-def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta, dropout, threads):
+def _check_loss(where, params, x, targets, sample_weight, dilations, loss, last, delta, dropout, threads):
     params, dilations = _check(where, params, dilations)
     x = _input(where, x, params)
     if loss not in LOSSES:
@@ -305,10 +305,10 @@ def _check_loss(where, params, x, targets, weights, dilations, loss, last, delta
         targets = contract.floats(where, "targets", targets, (*rows, outputs), dtype, like="head.weight")
     contract.not_beyond(where, "targets", targets, params["head.weight"])
     parts = 1 if loss == "cross_entropy" else outputs
-    shares = contract.shares(where, weights, np.empty(rows, dtype), parts)
+    shares = contract.shares(where, sample_weight, np.empty(rows, dtype), parts)
     if loss == "binary":
         contract.between(where, "targets", targets, 0, 1, shares)
-    if weights is not None and "input.embedding" not in params:
+    if sample_weight is not None and "input.embedding" not in params:
         x = _without_unseen(x, shares, params, dilations)
     if dropout is not None:
         rate = checks.number(where, "rate", dropout.rate, "a number in [0, 1)", lambda r: 0 <= r < 1)

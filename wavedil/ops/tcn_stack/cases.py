@@ -48,5 +48,5 @@ def inputs(case, dtype):
         targets = rng.integers(0, s["outputs"], rows)
     else:
         targets = rng.uniform(0, 1, (*rows, s["outputs"])).astype(dtype)
-    arrays = {"params": params, "x": x, "targets": targets, "weights": rng.uniform(0.1, 1, rows).astype(dtype)}
+    arrays = {"params": params, "x": x, "targets": targets, "sample_weight": rng.uniform(0.1, 1, rows).astype(dtype)}
     return arrays, {name: s[name] for name in ("dilations", "loss", "last", "dropout")}

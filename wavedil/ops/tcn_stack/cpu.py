@@ -231,7 +231,7 @@ def _pair(values, shape, dtype):
     """(codes, numbers): the values, and something of the other type that nobody reads."""
     if values.dtype.kind in "iu":
         return np.ascontiguousarray(values, np.int64), np.zeros((*shape, 0, 0), dtype)
-    return np.zeros((*shape, 0), np.int64), layout.unlocked(values)
+    return np.zeros((*shape, 0), np.int64), layout.writeable_view(values)
 
 
 def loss_and_grads(
