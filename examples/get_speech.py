@@ -87,14 +87,14 @@ def get(language, out, rate=8000):
             for archive in sorted(Path(place).glob("*.deb")):
                 command("dpkg-deb", "-x", archive.name, "unpacked", cwd=place)
             unpacked = Path(place, "unpacked", "usr", "share")
-            speaker = unpacked / "asterisk" / "sounds" / inside
-            shutil.copy(unpacked / "doc" / package / "copyright", speaker / "COPYRIGHT")
-            shutil.rmtree(speaker / "silence", ignore_errors=True)  # holds silence, of which there is enough
-            for path in sorted(speaker.rglob("*.g722")):
+            sounds = unpacked / "asterisk" / "sounds" / inside
+            shutil.copy(unpacked / "doc" / package / "copyright", sounds / "COPYRIGHT")
+            shutil.rmtree(sounds / "silence", ignore_errors=True)  # holds silence, of which there is enough
+            for path in sorted(sounds.rglob("*.g722")):
                 decode_g722(path)
             for name in texts:
-                write_texts(unpacked / "doc" / name / f"core-sounds-{language}.txt.gz", speaker)
-            speaker.rename(folder)
+                write_texts(unpacked / "doc" / name / f"core-sounds-{language}.txt.gz", sounds)
+            sounds.rename(folder)
     minutes, clips = check(folder, rate)
     if minutes < least:
         sys.exit(f"{folder}: expected at least {least} minutes of speech, got {minutes:.1f}: remove it and try again")
@@ -111,15 +111,15 @@ def decode_g722(path):
     path.unlink()
 
 
-def write_texts(source, speaker):
-    """Write VOICE/texts.csv of a list with lines ``name: text``; those of clips that are not there are left out."""
+def write_texts(source, folder):
+    """Write FOLDER/texts.csv of a list with lines ``name: text``; those of clips that are not there are left out."""
     with gzip.open(source, "rt", encoding="utf-8") as lines:
         pairs = [line.split(":", 1) for line in lines if ":" in line and not line.startswith(";")]
-    with open(speaker / "texts.csv", "w", newline="", encoding="utf-8") as file:
+    with open(folder / "texts.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("file", "text"))
         table.writerows((f"{name.strip()}.wav", text.strip()) for name, text in pairs
-                        if (speaker / f"{name.strip()}.wav").is_file())  # fmt: skip
+                        if (folder / f"{name.strip()}.wav").is_file())  # fmt: skip
 
 
 def check(folder, rate=8000):

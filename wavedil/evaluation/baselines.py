@@ -15,6 +15,8 @@ from wavedil.audio.mel_inverse import griffin_lim
 from wavedil.errors import ConfigError, DataError
 from wavedil.evaluation.packages import extra
 
+_CODEC2_DELAY = 160  # samples that its output comes late, found by the best ESTOI
+
 
 def _mulaw(x, rate):
     mulaw = codec("mulaw")
@@ -27,13 +29,17 @@ def _griffin_lim(x, rate):
 
 
 def _world(x, rate):
-    """Pitch, spectral envelope and aperiodicity every 5 ms, and the sound that WORLD makes of them."""
+    """Pitch, spectral envelope and aperiodicity every 5 ms, and the sound made of them, at 16 kHz or more."""
     world = extra("WORLD", "pyworld")
+    if rate < 16000:  # its bands of aperiodicity are 3 kHz wide, and it looks for voices up to 7.9 kHz
+        import soxr
+
+        wide = _world(soxr.resample(np.asarray(x, np.float64), rate, 16000), 16000)
+        return _fit(soxr.resample(wide, 16000, rate), len(x))
     x = np.asarray(x, np.float64)
     coarse, times = world.dio(x, rate)
     pitch = world.stonemask(x, coarse, times, rate)
-    envelope = world.cheaptrick(x, pitch, times, rate)
-    noise = world.d4c(x, pitch, times, rate, threshold=0.0)  # above 0 it looks for voices up to 7.9 kHz
+    envelope, noise = world.cheaptrick(x, pitch, times, rate), world.d4c(x, pitch, times, rate)
     return _fit(world.synthesize(pitch, envelope, noise, rate), len(x))
 
 
@@ -48,7 +54,7 @@ def _opus(x, rate, kbits):
                  [*quiet, "coded.opus", "-ar", str(rate), "out.wav"]]  # fmt: skip
     else:
         raise ConfigError("Opus needs opusenc and opusdec (Debian: opus-tools), or ffmpeg, of which none was found")
-    return _coded(x, rate, steps)
+    return _fit(_coded(x, rate, steps), len(x))
 
 
 def _codec2(x, rate, bits):
@@ -58,7 +64,7 @@ def _codec2(x, rate, bits):
     if rate != 8000:
         raise ConfigError(f"codec2: the rate must be 8000 Hz, got {rate}")
     steps = [["c2enc", str(bits), "in.raw", "coded.bit"], ["c2dec", str(bits), "coded.bit", "out.raw"]]
-    return _coded(x, rate, steps, raw=True)
+    return _coded(x, rate, steps, raw=True)[_CODEC2_DELAY:][: len(x)]
 
 
 def _coded(x, rate, steps, raw=False):
@@ -67,15 +73,14 @@ def _coded(x, rate, steps, raw=False):
         place = Path(folder)
         if raw:
             pcm = np.clip(np.rint(np.asarray(x) * 32768.0), -32768, 32767).astype("<i2")
-            (place / "in.raw").write_bytes(np.pad(pcm, (0, 640)).tobytes())  # whole frames, and what the coder delays
+            (place / "in.raw").write_bytes(np.pad(pcm, (0, 800)).tobytes())  # whole frames, and what the coder delays
         else:
             write_audio(place / "in.wav", x, rate)
         for step in steps:
             done = subprocess.run(step, cwd=place, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             if done.returncode:
                 raise DataError(f"{step[0]} failed: {done.stderr.strip()}")
-        y = np.fromfile(place / "out.raw", "<i2") / 32768.0 if raw else read_audio(place / "out.wav", rate)
-    return _fit(y, len(x))
+        return np.fromfile(place / "out.raw", "<i2") / np.float32(32768) if raw else read_audio(place / "out.wav", rate)
 
 
 def _fit(y, length):
