@@ -38,7 +38,7 @@ test:
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip wheel --quiet --no-deps --wheel-dir $(TEST_VENV)-wheel .
 	wheel=$$(echo $(TEST_VENV)-wheel/*.whl); $(TEST_VENV)/bin/pip install --quiet "$$wheel[test]"
-	WAVEDIL_TEST_WHEEL=1 $(TEST_VENV)/bin/python -P -m pytest tests
+	WAVEDIL_TEST_WHEEL=1 $(TEST_VENV)/bin/python -P -m pytest -n auto --dist loadfile tests
 	rm -rf $(TEST_VENV)-wheel
 
 lint: $(VENV)/.ready
