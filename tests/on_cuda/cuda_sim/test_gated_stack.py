@@ -107,8 +107,12 @@ def launched(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("case", cases.NETWORKS, ids=str)
+# The longer ones, and float32, run as executed PTX alone: a simulated thread takes its time.
+SHORT = [case for case in cases.NETWORKS if case.sizes["batch"] * case.sizes["time"] <= 150]
+
+
+@pytest.mark.parametrize("dtype", ["float64"])
+@pytest.mark.parametrize("case", SHORT, ids=str)
 def test_networks(case, dtype, monkeypatch):
     """In float32 with half activations."""
     names, half = launched(monkeypatch), dtype == "float32"
@@ -127,7 +131,7 @@ def test_networks(case, dtype, monkeypatch):
     assert names and names <= {kernel.name for kernel in cuda.kernels(dtype)}
 
 
-@pytest.mark.parametrize("case", cases.NETWORKS, ids=str)
+@pytest.mark.parametrize("case", SHORT, ids=str)
 def test_streams_of_networks(case):
     arguments, settings = tiny(case, "float64")
     network, condition = settings["network"], arguments.get("condition")
