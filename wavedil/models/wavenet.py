@@ -414,7 +414,11 @@ class WaveNet(Inputs, Reusable, Model, StoredStreams):
         names = self._needs(where, needs)
         # A speaker's embedding is (part of) a condition: its gradient comes from all blocks.
         for_stack = {"condition" if name == "speaker.embedding" else name for name in names}
-        return self._grads(where, into, names), for_stack
+        if into is None:
+            return self._grads(where, into, names), for_stack
+        if "speaker.embedding" in names and "speaker.embedding" not in into:  # the rest is checked by the stack
+            raise ConfigError(f"WaveNet.{where}: into must have an array for speaker.embedding, got none")
+        return into, for_stack
 
     def _add_speakers(self, grads, speaker, dcondition):
         """The gradient of the speakers' embeddings += that of their condition, if it was needed."""

@@ -33,7 +33,7 @@ from wavedil.kernels.workspace import Workspace
 from wavedil.ops.gated_stack.cpu_frames import frames_backward, project_frames
 from wavedil.ops.gated_stack.cpu_kernels import skip_sum_backward, train_backward, train_forward
 from wavedil.ops.gated_stack.cpu_needs import computed, lowest_layer
-from wavedil.ops.gated_stack.cpu_packing import Plan
+from wavedil.ops.gated_stack.cpu_packing import plan_of
 from wavedil.ops.gated_stack.cpu_stream import Stream, init_state
 from wavedil.ops.gated_stack.cpu_tables import CHUNK, GATES, Frames, Item, NoFrames, X
 
@@ -45,12 +45,6 @@ def _cuts(costs, stages):
     cuts = [int(np.searchsorted(ends, ends[-1] * s / stages + 1e-9)) for s in range(1, stages)]
     cuts = [0, *cuts, len(costs)]
     return [max(cuts[s], s) if s < stages else cuts[s] for s in range(stages + 1)]
-
-
-def _plan(network, dtype, local, workspace):
-    """The plan of a network, which the workspace keeps."""
-    key = ("gated_stack plan", network, dtype.str, local)
-    return workspace.held(key) or workspace.hold(key, Plan(network, dtype, local))
 
 
 class Window:
@@ -69,7 +63,7 @@ class Window:
         self.global_condition = condition if condition is not None and condition.ndim == 2 else None
         self.local = condition if self.global_condition is None else None
         dtype = next(iter(params.values())).dtype
-        self.plan = plan = _plan(network, dtype, self.local is not None, self.workspace)
+        self.plan = plan = plan_of(network, dtype.str, self.local is not None)
         self.rows, self.width, self.length = whole_tiles(self.count), plan.width, len(plan.layers)
         self.lowest = lowest_layer(plan, needs)
         self._cut()

@@ -4,6 +4,8 @@ Everything that does not change from call to call is a `Plan`, made once for a n
 condition comes, and kept in the workspace.
 """
 
+import functools
+
 import numpy as np
 
 from wavedil.kernels import pool, storage
@@ -16,6 +18,12 @@ from wavedil.ops.gated_stack.cpu_maps import all_parts, columns
 from wavedil.ops.gated_stack.cpu_tables import BEGIN, CHUNK, GATES, LAYER, STEP, Grads, Net, X
 
 KINDS = {net.BLOCK: 0, net.PROJECT: 1, net.FILTER: 2}
+
+
+@functools.lru_cache(maxsize=16)
+def plan_of(network, dtype, local):
+    """The `Plan` of a network; the latest ones are kept, as making one takes longer than generating 100 samples."""
+    return Plan(network, np.dtype(dtype), local)
 
 
 class Plan:
@@ -32,8 +40,8 @@ class Plan:
     def __init__(self, network, dtype, local):
         self.network, self.dtype, self.width, self.local = network, np.dtype(dtype), width(dtype), local
         self.layers = network.layers
-        # Padding stays zero only among plans of the very same sizes, and maps are those of one dtype.
-        self.key = (self.dtype.str, network, local)
+        # Of a plan's arrays in a workspace, whose padding stays zero: no other plan may write to them.
+        self.key = object()
         self.panels = {n: panels_of(n, dtype) for n in {c for x in self.layers for c in (x.inputs, x.outputs, x.skip)}}
         self.table = np.zeros(len(self.layers), LAYER)
         for i, layer in enumerate(self.layers):
@@ -53,7 +61,9 @@ class Plan:
         self.wide = int(wide.sum())  # panels of all blocks' convolutions
         self.table["frames"] = np.cumsum(wide) - wide
         self.table["block_bias"] = self.table["frames"] * self.width
+        self.columns = [columns(self.layers[i], self.width) for i in blocks]
         self.parts = all_parts(self)
+        self._placed = {train: self._place(train) for train in (False, True)}
         self._inverse = None
         self.slab_size, self.d_embedding, self.head_gradients = self._lay_out_gradients()
 
@@ -84,16 +94,7 @@ class Plan:
     # parameters -------------------------------------------------------------------------------------------------------
     def pack(self, params, workspace, threads, train, lowest=0, kind=None):
         """The parameters as panels; transposed ones only for training, and from the lowest layer to train on."""
-        begins, ends, found = {}, {"matrices": 0, "vectors": 0}, {}
-        for part in self.parts:
-            if train or not part.training:
-                where = "vectors" if part.matrix is None else "matrices"
-                place = (part.layer, part.field)
-                if place not in found:  # two parameters may share a matrix
-                    found[place] = (where, len(part.index), part.matrix)
-                    begins[place], ends[where] = ends[where], ends[where] + len(part.index)
-        largest = max(self.carried, self.summed) * self.width
-        begins[-1, "zero"], ends["vectors"] = ends["vectors"], ends["vectors"] + largest
+        begins, ends, found, groups = self._placed[train]
         arrays = {where: workspace.array((self.key, where, train), (end,), self.dtype) for where, end in ends.items()}
         if kind is not None:  # the floats are needed for a moment only
             workspace.drop((self.key, "matrices", train))
@@ -104,16 +105,32 @@ class Plan:
                 target = arrays[found[part.layer, part.field][0]][begin : begin + len(part.index)]
                 gather(params[part.name].reshape(-1), part.index, target)
 
-        tasks = []
-        for i in range(-1, len(self.layers)):
-            mine = [p for p in self.parts if p.layer == i and p.name in params and (p.layer, p.field) in begins]
-            tasks.append((pack_layer, [p for p in mine if not (p.training and 0 <= i < lowest)]))
+        tasks = [
+            (pack_layer, [part for part in parts if not part.training] if 0 <= i < lowest else parts)
+            for i, parts in groups.items()
+        ]
         pool.run(tasks, self._copy_threads(params, threads))
         self._fill_padding(arrays, begins)
         if kind is not None:
             arrays["matrices"], moved = self._stored(arrays["matrices"], begins, found, kind)
-            begins |= moved
+            begins = begins | moved
         return self._net(begins, arrays)
+
+    def _place(self, train):
+        """Where each packed array begins, how long the two arrays are, what lies where, and the parts of each layer."""
+        begins, ends, found, groups = {}, {"matrices": 0, "vectors": 0}, {}, {}
+        for part in self.parts:
+            if train or not part.training:
+                where = "vectors" if part.matrix is None else "matrices"
+                place = (part.layer, part.field)
+                if place not in found:  # two parameters may share a matrix
+                    found[place] = (where, len(part.index), part.matrix)
+                    begins[place], ends[where] = ends[where], ends[where] + len(part.index)
+                if part.index.max() >= 0:  # else a bias that is not there
+                    groups.setdefault(part.layer, []).append(part)
+        largest = max(self.carried, self.summed) * self.width
+        begins[-1, "zero"], ends["vectors"] = ends["vectors"], ends["vectors"] + largest
+        return begins, ends, found, groups
 
     def _fill_padding(self, arrays, begins):
         """Numbers that are no parameters: outputs that do not exist, and skip outputs that are z itself."""
@@ -177,9 +194,9 @@ class Plan:
     def biases(self, params, workspace, batch, condition):
         """The convolutions' biases of each item, (batch, all blocks), with a global condition added."""
         biases = workspace.array((self.key, "biases"), (batch, self.wide * self.width), self.dtype)
-        for i in self.blocks:
+        for i, own in zip(self.blocks, self.columns, strict=True):
             layer, begin = self.layers[i], int(self.table["block_bias"][i])
-            places = begin + columns(layer, self.width)
+            places = begin + own
             bias = params[f"{layer.name}.conv.bias"]
             told = condition is not None or self.local
             if told and layer.condition.bias:
@@ -282,9 +299,9 @@ class Plan:
         dcondition = None
         if condition is not None and "condition" in needs:
             dcondition = np.zeros_like(condition)
-        for i in self.blocks:
+        for i, own in zip(self.blocks, self.columns, strict=True):
             layer, begin = self.layers[i], int(self.table["d_bias"][i])
-            dbias = grads.slab[:, begin + columns(layer, self.width)]
+            dbias = grads.slab[:, begin + own]
             conv, told = f"{layer.name}.conv.bias", condition is not None or self.local
             if conv in needs:
                 into[conv] += _summed(dbias)

@@ -23,7 +23,7 @@ from wavedil.ops.gated_stack.cpu_heads import draw
 from wavedil.ops.gated_stack.cpu_joins import stream_join
 from wavedil.ops.gated_stack.cpu_kernels import slide_down
 from wavedil.ops.gated_stack.cpu_places import inputs_of_streams, nothing
-from wavedil.ops.gated_stack.cpu_tables import BLOCK, X
+from wavedil.ops.gated_stack.cpu_tables import BLOCK, NoFrames, X
 
 Options = namedtuple("Options", "seed temperature top_k top_p")
 # What is fed step by step, of each stream of a group: the latest codes or values, newest first, and the shifts of the
@@ -76,15 +76,24 @@ def keep(fed, b, value):
 # ---- one step --------------------------------------------------------------------------------------------------------
 
 
-@inner
-def _block_start(net, item, layer, t, n, gates):
+def block_start(frames, item, layer, t, n, gates):
     """What a block's convolution starts from at row t: biases, and what each stream is told."""
-    w = width_of(address(net.vectors, 0))
-    start = strided_view(address(item.bias, layer.block_bias), item.bias_step, w)
+    raise NotImplementedError
+
+
+def _bias(frames, item, layer, t, n, gates):
+    return strided_view(address(item.bias, layer.block_bias), item.bias_step, width_of(address(item.bias, 0)))
+
+
+def _told(frames, item, layer, t, n, gates):
     for b in range(n):
-        if frames_at(item.frames, layer, b, t, 1, down(gates, b)):
-            start = gates
-    return start
+        frames_at(frames, layer, b, t, 1, down(gates, b))
+    return gates
+
+
+@overload(block_start, jit_options=INNER)
+def _block_start(frames, item, layer, t, n, gates):
+    return _bias if frames.instance_class is NoFrames else _told
 
 
 @inner
@@ -106,7 +115,7 @@ def sample_step(net, item, fed, t, n):
         past = inputs_of_streams(item, i, -(layer.taps - 1) * layer.dilation)
         left = left_taps(past, layer.inputs, layer.dilation * w, layer.taps)
         weights = matrix(net.matrices, layer.weight, 0, layer.wide, layer.taps * layer.inputs)
-        start = _block_start(net, item, layer, t, n, gates)
+        start = block_start(item.frames, item, layer, t, n, gates)
         few_gates(net.activation, layer.activation, left, weights, n, layer.gate, gates, start, z)
         left = left_view(z, layer.gate)
         if layer.following >= 0:

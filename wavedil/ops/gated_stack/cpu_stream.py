@@ -10,7 +10,7 @@ from wavedil.kernels.cpu.panels import whole_tiles
 from wavedil.kernels.workspace import Workspace, aligned_zeros
 from wavedil.ops.gated_stack.cpu_frames import project_frames
 from wavedil.ops.gated_stack.cpu_kernels import stream_loss, stream_rows
-from wavedil.ops.gated_stack.cpu_packing import Plan
+from wavedil.ops.gated_stack.cpu_packing import plan_of
 from wavedil.ops.gated_stack.cpu_sample import FedCodes, FedValues, Options, stream_samples
 from wavedil.ops.gated_stack.cpu_tables import CHUNK, GATES, Frames, Item, NoFrames, X
 
@@ -33,7 +33,7 @@ class Stream:
         dtype, self.workspace = next(iter(params.values())).dtype, Workspace()
         # A condition may turn out to be global (part of the biases) or an operand (part of the products).
         kinds = {False, network.condition is not None}
-        self.plans = {local: Plan(network, dtype, local) for local in kinds}
+        self.plans = {local: plan_of(network, dtype.str, local) for local in kinds}
         self.nets = {
             local: plan.pack(params, self.workspace, 1, False, kind=storage_kind) for local, plan in self.plans.items()
         }
