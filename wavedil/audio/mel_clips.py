@@ -8,11 +8,14 @@ from wavedil import checks
 from wavedil.audio.mel import log_mel
 from wavedil.errors import ConfigError
 
+# Speech has a deviation of about 0.6 in the frames' unit; the network learns faster from numbers twice as large.
+SCALE = np.float32(2)
+
 
 def as_condition(frames):
     """Mel frames ``(..., F, mels)`` as a WaveNet's condition ``(..., F, mels + 1)``: the last channel says "given"."""
     frames = np.asarray(frames, np.float32)
-    return np.concatenate([frames, np.ones((*frames.shape[:-1], 1), np.float32)], axis=-1)
+    return np.concatenate([SCALE * frames, np.ones((*frames.shape[:-1], 1), np.float32)], axis=-1)
 
 
 class MelClips:
