@@ -90,6 +90,7 @@ def test_links_lead_somewhere():
 
 def test_pip_lines_are_what_make_does():
     makefile = (ROOT / "Makefile").read_text()
-    for words in ("-m venv", "install --quiet --editable \".[test]\"", "pip wheel", "-P -m pytest -n auto --dist loadfile tests"):
+    tests = "-P -m pytest -n auto --dist loadfile tests"
+    for words in ("-m venv", "install --quiet --editable \".[test]\"", "pip wheel", tests):
         assert words in makefile
         assert words.replace(" --quiet", "") in README
