@@ -54,6 +54,16 @@ def test_it_learns():
     assert t.validate() < before - 1 and t.best < before - 1
 
 
+def test_accumulation_refuses_weights_by_their_old_name():
+    class Old(Tiny):
+        def loss_and_grads(self, codes, weights=None, *, into=None, **keywords):
+            return super().loss_and_grads(codes, weights, into=into, **keywords)
+
+    trainer(model=Old())
+    with pytest.raises(ConfigError, match="expected loss_and_grads to call .* sample_weight, got the name weights"):
+        trainer(model=Old(), accumulate=2)
+
+
 def test_accumulated_batches_equal_one_large_batch():
     class Pieces(TinyData):
         """The windows of one large batch, three at a time, with very different weights in them."""

@@ -179,6 +179,11 @@ class Trainer(Saving):
         self._grads = params.like()
         self._partial = params.like() if self.accumulate > 1 else None
         self._arguments = signature(self.model.loss_and_grads)
+        if self.accumulate > 1 and "weights" in (names := self._arguments.parameters) and "sample_weight" not in names:
+            raise ConfigError(
+                "Trainer: with accumulate, expected loss_and_grads to call the weights of its rows sample_weight, "
+                "got the name weights"
+            )
         alike = len(set(self.optimizer.decayed(params.shapes))) == len(params)
         if self.finetune is None and alike:
             self._plan, self.adapters = None, None
