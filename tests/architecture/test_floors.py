@@ -35,7 +35,6 @@ FORBIDDEN = [
     ("wavedil.kernels.cuda", "wavedil.kernels.cpu"),
 ]
 TOO_LONG = {
-    "wavedil.kernels.cpu.products": "the emitters of the register tile share their layout",
     "wavedil.kernels.cuda.products:_row_product": "a kernel and the device functions that it closes over",
     "wavedil.kernels.cuda.products:_row_product.kernel": "one kernel: its parts share registers",
     "wavedil.kernels.cuda.products:_column_product": "a kernel and the device functions that it closes over",

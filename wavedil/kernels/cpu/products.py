@@ -107,7 +107,7 @@ def matrix(typing, array, begin, number, panels, inner):
 
 
 # functions within a module --------------------------------------------------------------------------------------------
-def _call(builder, name, args, dtype, body):
+def call(builder, name, args, dtype, body):
     """Call a function of the module under construction, written by ``body(emitter, *args)`` if it is not there yet."""
     name = f"wavedil.{name}.{dtype}"
     function = builder.module.globals.get(name)
@@ -123,7 +123,7 @@ def _call(builder, name, args, dtype, body):
 
 
 # row products ---------------------------------------------------------------------------------------------------------
-class _Place:
+class Place:
     """Where the other operands lie for panel p and row m of a product."""
 
     def __init__(self, e, p, m):
@@ -167,7 +167,7 @@ def _row_tile(e, left, b, panel_step, rows, ends, stored):
     load = {types.int8: wide.load_bytes, types.uint16: wide.load_halves}.get(stored, wide.load)
     scaled = stored == types.int8
     sums = [
-        [[e.variable(_start(wide, [] if scaled else starts, m, v)) for v in range(parts)] for m in range(rows)]
+        [[e.variable(start_of(wide, [] if scaled else starts, m, v)) for v in range(parts)] for m in range(rows)]
         for starts, _ in ends
     ]
     heads = [e.at(b, builder.mul(panel_step, index(p))) for p in range(len(ends))]
@@ -192,13 +192,13 @@ def _row_tile(e, left, b, panel_step, rows, ends, stored):
             head = builder.bitcast(head, e.element.as_pointer())
             scales = [wide.load(e.at(head, v * wide.lanes)) for v in range(parts)]
             values = [
-                [wide.fma(value, scales[v], _start(wide, starts, m, v)) for v, value in enumerate(row)]
+                [wide.fma(value, scales[v], start_of(wide, starts, m, v)) for v, value in enumerate(row)]
                 for m, row in enumerate(values)
             ]
         finish(values if parts == 2 else [e.halves(value) for (value,) in values])
 
 
-def _start(e, views, m, v):
+def start_of(e, views, m, v):
     """Vector v of row m of the sum of some views."""
     value = None
     for data, row, _ in views:
@@ -230,7 +230,7 @@ def _row_product(name, kind, extras, panels_each=1, few=False):
 
     def codegen(context, builder, signature, args):
         stored, dtype = signature.args[1].dtype, signature.args[0].types[0].dtype
-        _call(builder, f"{name}.{stored}", args, dtype, lambda e, *args: body(e, stored, *args))
+        call(builder, f"{name}.{stored}", args, dtype, lambda e, *args: body(e, stored, *args))
         return context.get_dummy_value()
 
     def body(e, stored, left, weights, rows, panels, *others):
@@ -242,7 +242,7 @@ def _row_product(name, kind, extras, panels_each=1, few=False):
 
         def tile(p, m, tile_rows, tile_panels):
             here = [e.at(data, builder.mul(m, row)), row, *rest]
-            ends = [kind(e, _Place(e, builder.add(p, index(i)), m), *others) for i in range(tile_panels)]
+            ends = [kind(e, Place(e, builder.add(p, index(i)), m), *others) for i in range(tile_panels)]
             _row_tile(e, here, e.at(weights, builder.mul(p, inner)), inner, tile_rows, ends, stored)
 
         if not few:
@@ -280,14 +280,14 @@ def _row_product(name, kind, extras, panels_each=1, few=False):
     return product
 
 
-def _store(e, target, sums):
+def store_tile(e, target, sums):
     data, row, _ = target
     for m, vectors in enumerate(sums):
         for v, value in enumerate(vectors):
             e.store(value, e.at(data, e.builder.mul(row, index(m)), v * e.lanes))
 
 
-def _add_to(e, pointer, rows):
+def add_to(e, pointer, rows):
     """pointer[:] += the sum over the rows."""
     total = rows[0]
     for value in rows[1:]:
@@ -296,22 +296,22 @@ def _add_to(e, pointer, rows):
 
 
 def _store_and_sum(e, target, column_sums, sums):
-    _store(e, target, sums)
+    store_tile(e, target, sums)
     for v in range(2):
-        _add_to(e, e.at(column_sums, v * e.lanes), [row[v] for row in sums])
+        add_to(e, e.at(column_sums, v * e.lanes), [row[v] for row in sums])
 
 
 def _plain(e, place, target, start):
-    return [place.view(start)], lambda sums: _store(e, place.view(target), sums)
+    return [place.view(start)], lambda sums: store_tile(e, place.view(target), sums)
 
 
 def _biased(e, place, target, start, bias):
-    return [place.view(start), place.view(bias)], lambda sums: _store(e, place.view(target), sums)
+    return [place.view(start), place.view(bias)], lambda sums: store_tile(e, place.view(target), sums)
 
 
 def _relu(e, place, target, start):
     def finish(sums):
-        _store(e, place.view(target), [[e.positive(x, x) for x in row] for row in sums])
+        store_tile(e, place.view(target), [[e.positive(x, x) for x in row] for row in sums])
 
     return [place.view(start)], finish
 
@@ -367,7 +367,7 @@ def _gate_backward(e, place, gates, z, column_sums):
                 rows.append((da, dg))
             for half in range(2):
                 at = e.at(place.pointer(column_sums, 2), v * e.width + half * e.lanes)
-                _add_to(e, at, [pair[half] for pair in rows])
+                add_to(e, at, [pair[half] for pair in rows])
 
     return [], finish
 
@@ -420,7 +420,7 @@ def column_product(typing, left, b, rows, panels, target):
     """target += left.T @ b, a sum over so many rows: target is a pointer to (panels, taps * left.panels * W, W)."""
 
     def codegen(context, builder, signature, args):
-        _call(builder, "column_product", args, target.dtype, body)
+        call(builder, "column_product", args, target.dtype, body)
         return context.get_dummy_value()
 
     def body(e, left, b, rows, panels, c):
@@ -437,133 +437,5 @@ def column_product(typing, left, b, rows, panels, target):
                 with e.loop(count) as t:
                     m = builder.add(begin, builder.mul(t, index(size)))
                     _column_tile(e, left, m, b_here, rows, e.at(c_here, builder.mul(m, index(e.width))), size)
-
-    return types.void(left, b, types.int64, types.int64, target), codegen
-
-
-# depthwise products ---------------------------------------------------------------------------------------------------
-DEEP = 4 if host.register_bytes() < 64 else 8  # rows of a tile of the depthwise products
-
-
-class _Taps:
-    """How the taps of a depthwise product lie.
-
-    The panels of ``left`` are ``panels`` panels of channels for each row of taps: panel p of tap (k, m) is its panel
-    ``m panels + p``.
-    """
-
-    def __init__(self, e, left, panels):
-        self.e, self.panels, self.left = e, panels, left
-        self.taps, self.deep = left[5], e.builder.sdiv(left[3], panels)
-
-    def offsets(self, p, k, m):
-        """Where a tap of panel p lies in the left operand, and its weights."""
-        b = self.e.builder
-        a = b.add(b.mul(k, self.left[4]), b.mul(b.add(b.mul(m, self.panels), p), self.left[2]))
-        inner = b.add(b.mul(b.add(b.mul(p, self.taps), k), self.deep), m)
-        return a, b.mul(inner, index(self.e.width))
-
-    def each(self, p, body):
-        """``body(*offsets)`` for every tap. One or three rows of taps, the usual ones, need no loop over them."""
-        builder = self.e.builder
-
-        def unrolled(deep):
-            with self.e.loop(self.taps) as k:
-                for m in range(deep):
-                    body(*self.offsets(p, k, index(m)))
-
-        with builder.if_else(builder.icmp_signed("==", self.deep, index(3))) as (three, other):
-            with three:
-                unrolled(3)
-            with other, builder.if_else(builder.icmp_signed("==", self.deep, index(1))) as (one, many):
-                with one:
-                    unrolled(1)
-                with many, self.e.loop(self.taps) as k, self.e.loop(self.deep) as m:
-                    body(*self.offsets(p, k, m))
-
-
-@intrinsic
-def depthwise_product(typing, left, weights, rows, panels, target, start):
-    """target = start + the depthwise product: ``C[r, c] = start[r, c] + sum_(k, m) A[r, (k, m), c] B[k, m, c]``.
-
-    The arguments are those of ``row_product``, any number of rows; the weights are ``(panels, taps, rows of taps, W)``.
-    The left operand has ``panels`` panels for each row of taps, and its rows lie W apart: one address then serves all
-    rows of a tile (measured: less than half the time).
-    """
-
-    def codegen(context, builder, signature, args):
-        _call(builder, "depthwise_product", args, weights.dtype, body)
-        return context.get_dummy_value()
-
-    def body(e, left, weights, rows, panels, target, start):
-        builder = e.builder
-        left = fields(builder, left)
-        taps = _Taps(e, left, panels)
-        wide = e.registers()
-        parts = e.width // wide.lanes
-
-        def tile(p, r, size):
-            place = _Place(e, p, r)
-            begin, to = place.view(start), place.view(target)
-            sums = [[wide.variable(_start(wide, [begin], m, v)) for v in range(parts)] for m in range(size)]
-            a = e.at(left[0], builder.mul(r, index(e.width)))
-
-            def add(a_offset, b_offset):
-                b = [wide.load(e.at(weights, b_offset, v * wide.lanes)) for v in range(parts)]
-                for m in range(size):
-                    for v in range(parts):
-                        x = wide.load(e.at(a, a_offset, m * e.width + v * wide.lanes))
-                        e.set(sums[m][v], wide.fma(x, b[v], e.get(sums[m][v])))
-
-            taps.each(p, add)
-            _store(wide, to, [[e.get(slot) for slot in slots] for slots in sums])
-
-        whole = builder.sdiv(rows, index(DEEP))
-        done = builder.mul(whole, index(DEEP))
-        with e.loop(whole) as t, e.loop(panels) as p:  # an output row-major is then written in its own order
-            tile(p, builder.mul(t, index(DEEP)), DEEP)
-        with e.loop(builder.sub(rows, done)) as t, e.loop(panels) as p:
-            tile(p, builder.add(done, t), 1)
-
-    return types.void(left, weights, types.int64, types.int64, target, start), codegen
-
-
-@intrinsic
-def depthwise_sums(typing, left, b, rows, panels, target):
-    """target[p, k, m] += sum over the rows of A[r, (k, m), p] B[r, p]: the weight gradient of a depthwise product.
-
-    The rows of both operands lie W apart.
-    """
-
-    def codegen(context, builder, signature, args):
-        _call(builder, "depthwise_sums", args, target.dtype, body)
-        return context.get_dummy_value()
-
-    def body(e, left, b, rows, panels, target):
-        builder = e.builder
-        left, (b_data, _, b_panel) = fields(builder, left), fields(builder, b)
-        taps = _Taps(e, left, panels)
-        wide = e.registers()
-        parts = e.width // wide.lanes
-        whole = builder.sdiv(rows, index(DEEP))
-        done = builder.mul(whole, index(DEEP))
-        with e.loop(panels) as p, e.loop(taps.taps) as k, e.loop(taps.deep) as n:
-            a_offset, c_offset = taps.offsets(p, k, n)
-            a, b_here = e.at(left[0], a_offset), e.at(b_data, builder.mul(p, b_panel))
-            sums = [[wide.variable(wide.const(0.0)) for _ in range(parts)] for _ in range(DEEP)]
-
-            def add(r, m, a=a, b_here=b_here, sums=sums):
-                first = builder.mul(r, index(e.width))
-                for v in range(parts):
-                    x, y = (wide.load(e.at(q, first, m * e.width + v * wide.lanes)) for q in (a, b_here))
-                    e.set(sums[m][v], wide.fma(x, y, e.get(sums[m][v])))
-
-            with e.loop(whole) as t:
-                for m in range(DEEP):
-                    add(builder.mul(t, index(DEEP)), m)
-            with e.loop(builder.sub(rows, done)) as t:
-                add(builder.add(done, t), 0)
-            for v in range(parts):
-                _add_to(wide, e.at(target, c_offset, v * wide.lanes), [e.get(slots[v]) for slots in sums])
 
     return types.void(left, b, types.int64, types.int64, target), codegen

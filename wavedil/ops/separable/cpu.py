@@ -17,6 +17,7 @@ import numpy as np
 
 from wavedil.kernels import pool
 from wavedil.kernels.cpu import grids, layout
+from wavedil.kernels.cpu.depthwise import depthwise_product, depthwise_sums
 from wavedil.kernels.cpu.host import width
 from wavedil.kernels.cpu.jit import inner, jit
 from wavedil.kernels.cpu.layout import read_rows, write_rows
@@ -30,7 +31,7 @@ from wavedil.kernels.cpu.panels import (
     strided_view,
     zero_memory,
 )
-from wavedil.kernels.cpu.products import column_product, depthwise_product, depthwise_sums, few_row_product, left_view
+from wavedil.kernels.cpu.products import column_product, few_row_product, left_view
 from wavedil.kernels.cpu.rows import add_column_sums
 from wavedil.kernels.workspace import Workspace
 
